@@ -1,0 +1,10 @@
+"""The components that `dg` finds: each in a folder of its own.
+
+Dagster imports this module at every load of definitions, in every run worker and step: it brings
+in dagster, pydantic and the standard library only.
+"""
+
+from dagster_metaxy.components.metaxy_asset.component import MetaxyAssetComponent
+from dagster_metaxy.components.partitioned_video.component import PartitionedVideoComponent
+
+__all__ = ["MetaxyAssetComponent", "PartitionedVideoComponent"]

@@ -1,0 +1,219 @@
+"""One feature as a Dagster asset, and as an op of a job over a whole collection."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+import dagster as dg
+
+from dagster_metaxy.declare.feature import Feature
+from dagster_metaxy.declare.partitions import Partitioning
+from dagster_metaxy.declare.project import MetaxyProject
+from dagster_metaxy.discovery.sensor import register_keys
+from dagster_metaxy.increment.outcome import Counts, Outcome
+from dagster_metaxy.increment.update import ComputeError, Scope
+from dagster_metaxy.report.metadata import (
+    CHECK_NAME,
+    check_result,
+    count_metadata,
+    failure_summary,
+    outcome_metadata,
+)
+
+if TYPE_CHECKING:
+    import metaxy as mx
+
+# What Dagster's own materializations carry, so that conditions on data versions see ours.
+_DATA_VERSION_TAG = "dagster/data_version"
+
+
+class Runner(Protocol):
+    """What brings one feature up to date."""
+
+    @property
+    def feature(self) -> Feature:
+        """The feature."""
+        ...
+
+    def of(self, feature: Feature) -> Runner:
+        """The same for `feature`, which is this one with more details."""
+        ...
+
+    def run(self, store: mx.MetadataStore, scope: Scope, log: Any) -> Outcome:
+        """Compute what is new or stale, delete what is orphaned, and say what was done."""
+        ...
+
+
+def op_name(key: str) -> str:
+    """A feature key as a name that Dagster takes for ops and their inputs."""
+    return key.replace("/", "__").replace("-", "_")
+
+
+@dataclass(frozen=True)
+class FeatureAsset:
+    """One feature, what brings it up to date, and how Dagster shows it.
+
+    Attributes:
+        runner: The feature, and what brings it up to date.
+        store: Name of the store in metaxy.toml; the default store if None.
+        partitioning: Partitions, and which one a sample belongs to; None for no partitions.
+        attributes: Further arguments of `dg.AssetSpec`.
+    """
+
+    runner: Runner
+    store: str | None = None
+    partitioning: Partitioning | None = None
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def feature(self) -> Feature:
+        """What is kept in the store."""
+        return self.runner.feature
+
+    @property
+    def key(self) -> dg.AssetKey:
+        """The asset key: the parts of the feature key."""
+        return dg.AssetKey(self.feature.key.split("/"))
+
+    @property
+    def op_name(self) -> str:
+        """The name of the asset's op."""
+        return op_name(self.feature.key)
+
+    def spec(self) -> dg.AssetSpec:
+        """The asset with all that Metaxy knows of it: deps, columns, code version, lineage."""
+        import metaxy.ext.dagster as mxd
+
+        # The spec, not the assets definition: there, deps would be missing from the op, and the
+        # steps of a run would go in any order.
+        return mxd.metaxify(
+            dg.AssetSpec(
+                self.key,
+                metadata={"metaxy/feature": self.feature.key},
+                partitions_def=self.partitioning.definition if self.partitioning else None,
+                **self.attributes,
+            )
+        )
+
+    def assets_def(self, project: MetaxyProject) -> dg.AssetsDefinition:
+        """The asset, materialized whole or by partitions."""
+
+        @dg.multi_asset(
+            name=self.op_name,
+            specs=[self.spec()],
+            check_specs=[
+                dg.AssetCheckSpec(
+                    CHECK_NAME,
+                    asset=self.key,
+                    description="Names the samples that could not be computed.",
+                )
+            ],
+            backfill_policy=dg.BackfillPolicy.single_run() if self.partitioning else None,
+        )
+        def materialize(
+            context,
+        ) -> Iterator[Any]:  # Dagster reads annotations as objects, not as text
+            keys = None
+            if context.has_partition_key or context.has_partition_key_range:
+                keys = list(context.partition_keys)
+            outcome, metadata, data_version = self._update(context, project, keys)
+            if keys is not None:
+                failed = {k for k in keys if outcome.partitions.get(k, Counts()).failed}
+                if failed:
+                    # Told key by key: a result for the run would turn the failed ones green.
+                    yield check_result(self.key, outcome)
+                    for key in keys:
+                        if key not in failed:
+                            yield self._partition_event(key, outcome)
+                    raise dg.Failure(failure_summary(outcome), metadata, allow_retries=False)
+            else:
+                yield from self._partition_events(context.instance, outcome)
+            yield dg.MaterializeResult(
+                asset_key=self.key,
+                metadata=metadata,
+                data_version=dg.DataVersion(data_version),
+                check_results=[check_result(self.key, outcome)],
+            )
+
+        return materialize
+
+    def op(self, project: MetaxyProject, after: Sequence[str]) -> dg.OpDefinition:
+        """An op that brings the feature up to date over all partitions, in a run without any.
+
+        Dagster cannot run partitioned assets without a partition, nor over scattered ones; an op
+        can, and reports exactly the partitions that it touched.
+
+        Args:
+            project: For the store.
+            after: Keys of the features whose ops it waits for, by an input for each.
+        """
+
+        @dg.op(
+            name=f"update_{self.op_name}",
+            ins={op_name(key): dg.In(dg.Nothing) for key in after},
+            out=dg.Out(dg.Nothing),
+            description=self.feature.description,
+            tags={"dagster/kind/metaxy": ""},
+        )
+        def update(context) -> Iterator[Any]:
+            outcome, metadata, data_version = self._update(context, project, None)
+            yield from self._partition_events(context.instance, outcome)
+            yield dg.AssetMaterialization(
+                self.key, metadata=metadata, tags={_DATA_VERSION_TAG: data_version}
+            )
+            check = check_result(self.key, outcome)
+            context.log_event(
+                dg.AssetCheckEvaluation(
+                    asset_key=self.key,
+                    check_name=CHECK_NAME,
+                    passed=check.passed,
+                    severity=check.severity,
+                    description=check.description,
+                    metadata=dict(check.metadata or {}),
+                )
+            )
+            yield dg.Output(None)
+
+        return update
+
+    def _update(
+        self,
+        context: dg.AssetExecutionContext | dg.OpExecutionContext,
+        project: MetaxyProject,
+        keys: Sequence[str] | None,
+    ) -> tuple[Outcome, dict[str, Any], str]:
+        scope = Scope(self.partitioning.key if self.partitioning else None, keys)
+        with project.use():
+            store = project.store(self.store, context.run_id)
+            try:
+                outcome = self.runner.run(store, scope, context.log)
+            except ComputeError as error:
+                raise dg.Failure(str(error), allow_retries=False) from error
+            metadata, data_version = outcome_metadata(store, self.feature, outcome)
+        context.log.info(f"{self.feature.key}: {outcome.summary}")
+        for note in outcome.notes:
+            context.log.warning(f"{self.feature.key}: {note}")
+        if outcome.failed and not metadata["dagster/row_count"]:
+            # Not one sample, now or ever: that is no bad apple.
+            raise dg.Failure(failure_summary(outcome), metadata, allow_retries=False)
+        return outcome, metadata, data_version
+
+    def _partition_events(
+        self, instance: dg.DagsterInstance, outcome: Outcome
+    ) -> Iterator[dg.AssetMaterialization]:
+        """Materializations of the partitions that are as they should be, and were touched, or
+        are not known to Dagster: their run was killed, or the instance is new."""
+        if self.partitioning is None:
+            return
+        if self.partitioning.is_dynamic:
+            register_keys(instance, self.partitioning.dynamic_name, outcome.up_to_date)
+        known = instance.get_materialized_partitions(self.key)
+        for key in sorted(outcome.up_to_date):
+            if key in outcome.partitions or key not in known:
+                yield self._partition_event(key, outcome)
+
+    def _partition_event(self, key: str, outcome: Outcome) -> dg.AssetMaterialization:
+        counts = outcome.partitions.get(key, Counts())
+        return dg.AssetMaterialization(self.key, partition=key, metadata=count_metadata(counts))

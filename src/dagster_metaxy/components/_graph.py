@@ -1,0 +1,180 @@
+"""All features that the components of a project declare, registered together.
+
+A feature's asset takes its dependencies and versions from its upstream's, which another component
+may declare: whichever is built first, all are registered.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import dagster as dg
+
+from dagster_metaxy.components._asset import FeatureAsset
+from dagster_metaxy.components._base import FeatureComponent
+from dagster_metaxy.declare.errors import did_you_mean
+from dagster_metaxy.declare.feature import Feature, register_external
+from dagster_metaxy.declare.project import ConfigurationMissing, MetaxyProject, load_project
+
+
+class UndeclaredUpstream(UserWarning):
+    """A feature depends on one that no component declares; it is taken as produced elsewhere."""
+
+
+@dataclass(frozen=True)
+class ProjectFeatures:
+    """The features of a project.
+
+    Attributes:
+        project: Metaxy's configuration and the graph they are registered in.
+        assets: By feature key, upstream first.
+        owners: The component that declares each.
+    """
+
+    project: MetaxyProject
+    assets: Mapping[str, FeatureAsset]
+    owners: Mapping[str, FeatureComponent]
+
+    def of(self, component: FeatureComponent) -> list[FeatureAsset]:
+        """The features that one component declares, upstream first."""
+        return [a for key, a in self.assets.items() if self.owners[key] is component]
+
+    def downstream(self, key: str) -> list[FeatureAsset]:
+        """A feature and all that depend on it, upstream first."""
+        found = {key}
+        for other, asset in self.assets.items():
+            if found & set(asset.feature.upstream):
+                found.add(other)
+        return [asset for other, asset in self.assets.items() if other in found]
+
+
+def project_features(
+    context: dg.ComponentLoadContext, component: FeatureComponent
+) -> ProjectFeatures:
+    """The features of all components of the project, registered with Metaxy.
+
+    Args:
+        context: Where `component` is built.
+        component: The component being built; one built in Python may not be in the tree.
+
+    Raises:
+        ResolutionException: Two components declare one feature, features depend on each other in
+            a circle, or an upstream feature seems misspelt; located in the YAML.
+    """
+    if component._features is None:
+        components = list(context.component_tree.get_all_components(of_type=FeatureComponent))
+        if not any(c is component for c in components):
+            components.append(component)
+        features = _register(context, components)
+        for c in components:
+            c._features = features
+    assert component._features is not None
+    return component._features
+
+
+def _register(
+    context: dg.ComponentLoadContext, components: list[FeatureComponent]
+) -> ProjectFeatures:
+    root = Path(context.project_root)
+    name = context.defs_module_name.split(".")[0]
+    try:
+        project = load_project(root, name)
+    except ConfigurationMissing as error:
+        raise components[-1].error(str(error)) from None
+
+    assets: dict[str, FeatureAsset] = {}
+    owners: dict[str, FeatureComponent] = {}
+    for component in components:
+        for asset in component.feature_assets(root):
+            key = asset.feature.key
+            if key in assets:
+                other = owners[key].error("the other declaration")
+                raise component.error(f"feature {key!r} is declared twice. {other}")
+            assets[key] = asset
+            owners[key] = component
+
+    ordered: dict[str, FeatureAsset] = {}
+    for key in _upstream_first(assets, owners):
+        ordered[key] = _completed(assets[key], ordered)
+    typed = {key: asset.feature for key, asset in ordered.items()}
+    with project.use():
+        for key, asset in ordered.items():
+            try:
+                _check_upstream(asset.feature, typed, owners[key], project)
+                asset.feature.register(project.name)
+            except ValueError as error:
+                raise owners[key].error(f"feature {key!r}: {error}") from None
+    return ProjectFeatures(project, ordered, owners)
+
+
+def _completed(asset: FeatureAsset, upstream: Mapping[str, FeatureAsset]) -> FeatureAsset:
+    """`asset` with what it takes from its upstream: types of id columns, and partitions."""
+    feature = asset.feature.with_id_types({key: a.feature for key, a in upstream.items()})
+    partitioning = asset.partitioning
+    for key in feature.upstream:
+        above = upstream[key].partitioning if key in upstream else None
+        if (
+            partitioning is not None
+            and above is not None
+            and above.definition == partitioning.definition
+            and above.column in feature.id_columns
+        ):
+            partitioning = above
+    return replace(asset, runner=asset.runner.of(feature), partitioning=partitioning)
+
+
+def _upstream_first(
+    assets: Mapping[str, FeatureAsset], owners: Mapping[str, FeatureComponent]
+) -> Iterator[str]:
+    sorter = TopologicalSorter(
+        {key: [u for u in asset.feature.upstream if u in assets] for key, asset in assets.items()}
+    )
+    try:
+        yield from sorter.static_order()
+    except CycleError as error:
+        circle = error.args[1]
+        raise owners[circle[0]].error(
+            f"features depend on each other in a circle: {' -> '.join(circle)}"
+        ) from None
+
+
+def _check_upstream(
+    feature: Feature,
+    declared: Mapping[str, Feature],
+    owner: FeatureComponent,
+    project: MetaxyProject,
+) -> None:
+    registered = {key.to_string() for key in project.graph.feature_definitions_by_key}
+    for dep in feature.deps:
+        key = dep["feature"]
+        upstream = declared.get(key)
+        if upstream is None:
+            if key in registered:
+                continue
+            if hint := did_you_mean(key, {*declared, *registered}):
+                raise owner.error(f"no feature {key!r} is declared.{hint}", "deps")
+            warnings.warn(
+                f"{owner.error(f'no component declares the upstream feature {key!r}')}\nIt is taken"
+                " as produced elsewhere: its rows are read from the store.",
+                UndeclaredUpstream,
+                stacklevel=2,
+            )
+            register_external(key, feature.parent_columns, project.name)
+            continue
+        if unknown := [c for c in dep.get("select") or () if c not in upstream.columns]:
+            raise owner.error(
+                f"{key!r} has no column {unknown[0]!r}; it has: {', '.join(upstream.columns)}."
+                + did_you_mean(unknown[0], upstream.columns),
+                "deps",
+            )
+        if set(upstream.id_columns) != set(feature.parent_columns):
+            raise owner.error(
+                f"a sample of {feature.key!r} is named by {', '.join(feature.parent_columns)}, one"
+                f" of its upstream {key!r} by {', '.join(upstream.id_columns)}: they must be the"
+                " same, since one sample is computed from one",
+                "id_columns",
+            )

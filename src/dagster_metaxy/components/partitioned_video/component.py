@@ -1,0 +1,225 @@
+"""PartitionedVideoComponent: a collection of videos, its steps, its sensor and its job."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import dagster as dg
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from dagster_metaxy.components._asset import FeatureAsset, op_name
+from dagster_metaxy.components._base import FeatureComponent
+from dagster_metaxy.components._graph import ProjectFeatures, project_features
+from dagster_metaxy.components.partitioned_video.scaffolder import PartitionedVideoScaffolder
+from dagster_metaxy.components.partitioned_video.steps import AnyStep, StepName
+from dagster_metaxy.declare.partitions import VideoPartitions, video_partitioning
+from dagster_metaxy.discovery.sensor import build_sensor
+from dagster_metaxy.discovery.videos import Videos, videos_feature
+from dagster_metaxy.increment.update import Update
+
+
+class SourceModel(BaseModel):
+    """A folder of videos."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    path: str = Field(
+        description="The folder, absolute or below the project's root.", examples=["videos"]
+    )
+    glob: str | None = Field(
+        default=None,
+        description="Which files count, by their path below the folder: `**/` is any folders, `*`"
+        " any name, `{a,b}` either. Files with a usual video ending if left out.",
+        examples=["**/*.mp4", "cam_*/*.{mp4,mkv}"],
+    )
+
+
+def _resolve(context: dg.ResolutionContext, value: Any) -> Any:
+    """Templates rendered, and YAML models as the mappings they were written as: the fields'
+    own types validate them, as they do in Python."""
+    if isinstance(value, list):
+        return [_resolve(context.at_path(index), item) for index, item in enumerate(value)]
+    if isinstance(value, BaseModel):
+        value = value.model_dump(exclude_unset=True)
+    return context.resolve_value(value)
+
+
+@dg.scaffold_with(PartitionedVideoScaffolder)
+class PartitionedVideoComponent(FeatureComponent):
+    """A folder of videos as an incremental asset graph.
+
+    It gives the feature `<feature_prefix>/videos`, whose fields `video` and `audio` are versioned
+    apart by hashes of the streams' packets; a feature for each step; a job named after the prefix
+    that brings the collection and all features downstream of it up to date in one run; and a
+    sensor, off by default, that asks for such a run when files are new, changed or gone.
+
+    Touching, renaming or remuxing a file recomputes nothing; replacing a soundtrack recomputes
+    what depends on sound. A file that cannot be read to its end is refused by name, and stops no
+    other.
+
+    Scaffold it with
+
+        dg scaffold defs PartitionedVideoComponent clips --source ./videos
+    """
+
+    source: Annotated[
+        SourceModel,
+        dg.Resolver(
+            _resolve,
+            model_field_type=str | SourceModel,
+            description="The folder of the videos, or path and glob.",
+            examples=["videos", {"path": "videos", "glob": "**/*.mp4"}],
+        ),
+    ]
+    feature_prefix: Annotated[
+        str,
+        dg.Resolver.default(
+            description="What the keys of the collection's features begin with, and the name of its"
+            " job and of its set of dynamic partitions.",
+            examples=["clips"],
+        ),
+    ]
+    partitions: Annotated[
+        VideoPartitions,
+        dg.Resolver(
+            _resolve,
+            model_field_type=VideoPartitions,
+            description="How the collection is cut for Dagster's UI and its backfills: `none`;"
+            " `dynamic`, one partition per video; `static`, with given keys; `daily`, by a date in"
+            " the path. What is computed is decided video by video in any case.",
+            examples=["dynamic", {"type": "daily", "start_date": "2026-01-01"}],
+        ),
+    ] = "none"
+    steps: Annotated[
+        list[AnyStep],
+        dg.Resolver(
+            _resolve,
+            model_field_type=list[StepName | AnyStep],
+            description="What is made of each video: names of steps, or type and parameters.",
+            examples=[["audio", {"type": "frames", "every_seconds": 1, "max_size": 320}]],
+        ),
+    ] = []  # noqa: RUF012 - pydantic copies it
+    artifacts: Annotated[
+        str,
+        dg.Resolver.default(
+            description="The folder for the files that steps write, absolute or below the project's"
+            " root.",
+            examples=["data/artifacts"],
+        ),
+    ] = "data/artifacts"
+
+    @field_validator("source", mode="before")
+    @classmethod
+    def _normalize_source(cls, source: Any) -> Any:
+        return {"path": source} if isinstance(source, str) else source
+
+    @field_validator("steps", mode="before")
+    @classmethod
+    def _normalize_steps(cls, steps: Sequence[Any]) -> list[Any]:
+        return [{"type": step} if isinstance(step, str) else step for step in steps]
+
+    @field_validator("steps")
+    @classmethod
+    def _check_steps(cls, steps: list[AnyStep]) -> list[AnyStep]:
+        names = [step.type for step in steps]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"the step {twice[0]!r} is there twice")
+        return steps
+
+    @field_validator("feature_prefix")
+    @classmethod
+    def _check_prefix(cls, prefix: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*", prefix) or "__" in prefix:
+            raise ValueError(f"{prefix!r} is not words joined by slashes")
+        return prefix
+
+    @property
+    def job_name(self) -> str:
+        """The name of the collection's job: the prefix, with underscores for what is no letter."""
+        return re.sub(r"\W", "_", self.feature_prefix)
+
+    def _videos(self, project_root: Path) -> Videos:
+        return Videos(
+            videos_feature(self.feature_prefix),
+            folder=project_root / self.source.path,
+            glob=self.source.glob,
+        )
+
+    def feature_assets(self, project_root: Path) -> Sequence[FeatureAsset]:
+        """The root feature and a feature for each step."""
+        partitioning = video_partitioning(
+            lambda message, *path: self.error(message, "partitions", *path),
+            self.partitions,
+            name=self.feature_prefix,
+        )
+
+        def asset(runner: Videos | Update, *kinds: str) -> FeatureAsset:
+            attributes = {
+                "group_name": self.group_name or self.job_name,
+                "kinds": {*(self.kinds or ()), *kinds},
+                "description": runner.feature.description,
+            }
+            return FeatureAsset(
+                runner,
+                store=self.store,
+                partitioning=partitioning,
+                attributes={**self.asset_attributes(), **attributes},
+            )
+
+        def step_assets() -> Iterator[FeatureAsset]:
+            for step in self.steps:
+                update = Update(
+                    step.feature(self.feature_prefix),
+                    step.compute,
+                    artifacts=project_root / self.artifacts,
+                    workers=os.cpu_count() or 1,
+                )
+                yield asset(update, step.type)
+
+        return [asset(self._videos(project_root), "video"), *step_assets()]
+
+    def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
+        """The assets, the job and the sensor."""
+        features = project_features(context, self)
+        project = features.project
+        root, *_ = assets = features.of(self)
+        with project.use():
+            return dg.Definitions(
+                assets=[asset.assets_def(project) for asset in assets],
+                jobs=[_collection_job(self.job_name, root, features)],
+                sensors=[
+                    build_sensor(
+                        name=f"{self.job_name}_sensor",
+                        job_name=self.job_name,
+                        videos=self._videos(Path(context.project_root)),
+                        partitioning=root.partitioning,
+                        project=project,
+                        store=self.store,
+                    )
+                ],
+            )
+
+
+def _collection_job(name: str, root: FeatureAsset, features: ProjectFeatures) -> dg.JobDefinition:
+    """A job that brings a collection and all features downstream of it up to date."""
+    assets = {a.feature.key: a for a in features.downstream(root.feature.key)}
+
+    @dg.graph(name=name)
+    def collection() -> None:
+        done: dict[str, Any] = {}
+        for key, asset in assets.items():
+            after = [upstream for upstream in asset.feature.upstream if upstream in assets]
+            op = asset.op(features.project, after)
+            done[key] = op(**{op_name(upstream): done[upstream] for upstream in after})
+
+    return collection.to_job(
+        name=name,
+        # A process per step would spend seconds on imports for each; computes have threads.
+        executor_def=dg.in_process_executor,
+        description=f"Brings {root.feature.key} and all features downstream of it up to date, in all"
+        " partitions, in one run.",
+    )

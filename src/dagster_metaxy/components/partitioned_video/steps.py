@@ -1,0 +1,163 @@
+"""The built-in steps: a feature declaration around a pure function of `media/`.
+
+A step is a model of its parameters with a feature and a compute; adding one is a class here and a
+word in `AnyStep`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from dagster_metaxy.declare.columns import Column
+from dagster_metaxy.declare.feature import Feature
+
+Sample = Mapping[str, Any]
+
+
+class _Step(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    def code_version(self, version: str) -> str:
+        """`version` of the code, and every parameter: another value is another content."""
+        parameters = self.model_dump(exclude={"type"})
+        return ";".join([version, *(f"{name}={value}" for name, value in parameters.items())])
+
+
+class FramesStep(_Step):
+    """Pictures of the video at regular times, as JPEG files; one sample per frame."""
+
+    type: Literal["frames"] = Field(
+        description="Pictures of the video at regular times, as JPEG files; one sample per frame.",
+        examples=["frames"],
+    )
+    every_seconds: float = Field(
+        default=1.0, gt=0, description="Seconds from one frame to the next.", examples=[1, 0.5]
+    )
+    max_size: int | None = Field(
+        default=640,
+        ge=16,
+        description="Longest edge in pixels; smaller videos are not enlarged. Null keeps the size.",
+        examples=[320],
+    )
+    quality: int = Field(
+        default=85, ge=1, le=95, description="JPEG quality, 1 to 95.", examples=[85]
+    )
+
+    def feature(self, prefix: str) -> Feature:
+        """`<prefix>/frames`: depends on the picture alone."""
+        videos = f"{prefix}/videos"
+        return Feature(
+            key=f"{prefix}/frames",
+            id_columns=("video_id", "frame_index"),
+            columns={
+                "video_id": Column("str", description="The video."),
+                "frame_index": Column("int", description="0 for the first frame taken."),
+                "time": Column("float", description="Seconds from the start of the picture."),
+                "path": Column("str", artifact=True, description="The JPEG file."),
+                "width": Column("int", description="Width in pixels."),
+                "height": Column("int", description="Height in pixels."),
+            },
+            fields=(
+                {
+                    "key": "video",
+                    "code_version": self.code_version("1"),
+                    "deps": [{"feature": videos, "fields": ["video"]}],
+                },
+            ),
+            # A video without a picture has no frames; that is no failure.
+            deps=(
+                {
+                    "feature": videos,
+                    "select": ("path", "video_codec"),
+                    "filters": ["video_codec IS NOT NULL"],
+                },
+            ),
+            description=f"A frame of each video every {self.every_seconds:g} seconds.",
+            expansion=("video_id",),
+        )
+
+    @property
+    def compute(self) -> Callable[[Sample, Path], Iterator[Mapping[str, Any]]]:
+        """Writes the frames of a video into a folder, and gives their rows."""
+
+        def compute(sample: Sample, folder: Path) -> Iterator[Mapping[str, Any]]:
+            from dagster_metaxy.media import frames
+
+            for frame in frames.extract(
+                sample["path"],
+                folder,
+                every_seconds=self.every_seconds,
+                max_size=self.max_size,
+                quality=self.quality,
+            ):
+                yield {
+                    "frame_index": frame.index,
+                    "time": frame.time,
+                    "path": frame.file,
+                    "width": frame.width,
+                    "height": frame.height,
+                }
+
+        return compute
+
+
+class AudioStep(_Step):
+    """The sound of the video as a mono WAV file; one sample per video that has any."""
+
+    type: Literal["audio"] = Field(
+        description="The sound of the video as a mono WAV file; one sample per video that has any.",
+        examples=["audio"],
+    )
+    rate: int = Field(
+        default=16_000, ge=1_000, description="Audio samples per second.", examples=[16_000]
+    )
+
+    def feature(self, prefix: str) -> Feature:
+        """`<prefix>/audio`: depends on the sound alone."""
+        videos = f"{prefix}/videos"
+        return Feature(
+            key=f"{prefix}/audio",
+            id_columns=("video_id",),
+            columns={
+                "video_id": Column("str", description="The video."),
+                "path": Column("str", artifact=True, description="The WAV file, mono, 16 bit."),
+                "duration": Column("float", description="Seconds of sound."),
+                "rate": Column("int", description="Audio samples per second."),
+            },
+            fields=(
+                {
+                    "key": "audio",
+                    "code_version": self.code_version("1"),
+                    "deps": [{"feature": videos, "fields": ["audio"]}],
+                },
+            ),
+            # A video without sound is a normal case.
+            deps=(
+                {
+                    "feature": videos,
+                    "select": ("path", "audio_codec"),
+                    "filters": ["audio_codec IS NOT NULL"],
+                },
+            ),
+            description=f"The sound of each video that has any: mono, {self.rate} Hz.",
+        )
+
+    @property
+    def compute(self) -> Callable[[Sample, Path], Mapping[str, Any]]:
+        """Writes the sound of a video into a folder, and gives its row."""
+
+        def compute(sample: Sample, folder: Path) -> Mapping[str, Any]:
+            from dagster_metaxy.media import audio
+
+            sound = audio.extract(sample["path"], folder / "audio.wav", rate=self.rate)
+            return {"path": "audio.wav", "duration": sound.duration, "rate": sound.rate}
+
+        return compute
+
+
+AnyStep = Annotated[FramesStep | AudioStep, Field(discriminator="type")]
+StepName = Literal["frames", "audio"]

@@ -1,0 +1,30 @@
+"""Every use of Dagster API that is not exported from `dagster`, in one place.
+
+- `ResolutionException`: the only exception that passes through Dagster's resolvers untouched, so
+  that the message we wrote (with file and line) is the message that the user sees.
+- `source_position_tree`: where a YAML value stands; public on `ResolutionContext`, but its
+  `source_error` is undocumented.
+- `path` of the context: the keys from the top of the YAML document to the value being resolved.
+
+Tested in `tests/declare/test_errors.py`.
+"""
+
+from __future__ import annotations
+
+import dagster as dg
+from dagster.components.resolved.errors import ResolutionException
+
+__all__ = ["ResolutionException", "source_of"]
+
+
+def source_of(
+    context: dg.ResolutionContext, message: str, *path: str | int
+) -> tuple[str, str] | None:
+    """`(file:line, snippet)` of the YAML value at `path` below `context`, or None in Python."""
+    tree = context.source_position_tree
+    if tree is None:
+        return None
+    error = tree.source_error(
+        yaml_path=[*context.path, *path], inline_error_message=message, value_error=True
+    )
+    return f"{error.file_name}:{error.start_line_no}", error.snippet

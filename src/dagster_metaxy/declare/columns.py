@@ -1,0 +1,160 @@
+"""The columns of a feature: a small type language, shared by the YAML, Metaxy and the store."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import polars as pl
+
+SCALARS: Mapping[str, type] = {
+    "str": str,
+    "int": int,
+    "float": float,
+    "bool": bool,
+    "bytes": bytes,
+    "date": datetime.date,
+    "datetime": datetime.datetime,
+}
+"""Names of scalar types, as Python spells them."""
+
+TYPE_PATTERN = rf"^(?:{'|'.join(SCALARS)}|list\[(?:{'|'.join(SCALARS)})\])$"
+"""What a column's type may be: a scalar, or a list of one."""
+
+
+class ColumnError(ValueError):
+    """A value, or a set of columns, that does not fit what the feature declares."""
+
+
+class RowShapeError(ColumnError):
+    """A row with other columns than the feature declares: the compute is wrong, not the data."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a feature.
+
+    Attributes:
+        type: A name of `SCALARS`, or `list[...]` of one.
+        nullable: Whether the column may hold null.
+        description: What the column means, with its unit.
+        artifact: The column names a file that the compute wrote into its artifact directory;
+            the row gets the file's full path once it is published.
+    """
+
+    type: str = "str"
+    nullable: bool = False
+    description: str | None = None
+    artifact: bool = False
+
+    def __post_init__(self) -> None:
+        if not re.match(TYPE_PATTERN, self.type):
+            raise ColumnError(
+                f"unknown column type {self.type!r}; use one of {', '.join(SCALARS)},"
+                " or list[...] of one"
+            )
+
+    @property
+    def _scalar(self) -> tuple[str, bool]:
+        is_list = self.type.startswith("list[")
+        return (self.type[5:-1] if is_list else self.type), is_list
+
+    @property
+    def annotation(self) -> Any:
+        """The Python annotation of a Metaxy feature class."""
+        scalar, is_list = self._scalar
+        annotation: Any = list[SCALARS[scalar]] if is_list else SCALARS[scalar]
+        return annotation | None if self.nullable else annotation
+
+    @property
+    def dtype(self) -> pl.DataType:
+        """The polars type that the store writes."""
+        import polars as pl
+
+        scalar, is_list = self._scalar
+        dtype = {
+            "str": pl.String(),
+            "int": pl.Int64(),
+            "float": pl.Float64(),
+            "bool": pl.Boolean(),
+            "bytes": pl.Binary(),
+            "date": pl.Date(),
+            "datetime": pl.Datetime("us", "UTC"),
+        }[scalar]
+        return pl.List(dtype) if is_list else dtype
+
+    def check(self, value: Any) -> Any:
+        """`value` as the store takes it.
+
+        Numpy scalars and arrays become Python's, integers pass for floats, paths for strings,
+        and times without a zone are taken as UTC. Nothing else is converted.
+
+        Raises:
+            ColumnError: The value is null in a column that is not nullable, or of another type.
+        """
+        if value is None:
+            if not self.nullable:
+                raise ColumnError("is null, but not declared nullable")
+            return None
+        scalar, is_list = self._scalar
+        if is_list:
+            value = value.tolist() if hasattr(value, "tolist") else value
+            if not isinstance(value, list | tuple):
+                raise self._mismatch(value)
+            return [self._check_scalar(scalar, item) for item in value]
+        return self._check_scalar(scalar, value)
+
+    def _check_scalar(self, scalar: str, value: Any) -> Any:
+        if type(value).__module__ == "numpy" and hasattr(value, "item"):
+            value = value.item()
+        if scalar == "float" and isinstance(value, int) and not isinstance(value, bool):
+            return float(value)
+        if scalar == "str" and isinstance(value, os.PathLike):
+            return os.fspath(value)
+        # bool is an int, and datetime is a date, to isinstance
+        if type(value) is not SCALARS[scalar]:
+            raise self._mismatch(value)
+        if isinstance(value, datetime.datetime) and value.tzinfo is None:
+            return value.replace(tzinfo=datetime.timezone.utc)
+        return value
+
+    def _mismatch(self, value: Any) -> ColumnError:
+        shown = repr(value)
+        shown = shown if len(shown) <= 60 else shown[:57] + "..."
+        return ColumnError(f"should be {self.type}, got {type(value).__name__}: {shown}")
+
+
+def check_row(columns: Mapping[str, Column], row: Any) -> dict[str, Any]:
+    """A row that a compute returned, checked against the declared columns.
+
+    Args:
+        columns: All columns of the feature.
+        row: A mapping with a value for each; nullable columns may be left out.
+
+    Raises:
+        RowShapeError: A column is unknown or missing, or the row is no mapping.
+        ColumnError: A value is null or of another type than its column.
+    """
+    if not isinstance(row, Mapping):
+        raise RowShapeError(
+            f"the compute returned {type(row).__name__}, not a mapping of columns to values"
+        )
+    declared = f"declared: {', '.join(columns)}"
+    if unknown := [name for name in row if name not in columns]:
+        raise RowShapeError(f"the compute returned the unknown column {unknown[0]!r} ({declared})")
+    checked = {}
+    for name, column in columns.items():
+        if name not in row and not column.nullable:
+            raise RowShapeError(
+                f"the compute did not return column {name!r} (returned: {', '.join(row)})"
+            )
+        try:
+            checked[name] = column.check(row.get(name))
+        except ColumnError as error:
+            raise ColumnError(f"column {name!r} {error}") from None
+    return checked

@@ -1,0 +1,127 @@
+"""A feature as data, and its registration with Metaxy."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from dagster_metaxy.declare.columns import Column
+
+if TYPE_CHECKING:
+    import metaxy as mx
+
+
+@dataclass(frozen=True)
+class Feature:
+    """What Metaxy needs to know of a feature, and what we need beyond it.
+
+    Attributes:
+        key: The feature key, parts joined by slashes.
+        id_columns: The columns that name a sample.
+        columns: All columns that a row holds, id columns included. An id column that is not
+            listed takes its type from the upstream feature.
+        fields: Fields in the plain shape of Metaxy's `FieldSpec`.
+        deps: Dependencies in the plain shape of Metaxy's `FeatureDep`.
+        description: What a sample of this feature is.
+        expansion: The id columns of the parent where one parent gives many samples (1:N);
+            None where each parent gives one (1:1).
+    """
+
+    key: str
+    id_columns: tuple[str, ...]
+    columns: Mapping[str, Column]
+    fields: tuple[Mapping[str, Any], ...] = ({"key": "default"},)
+    deps: tuple[Mapping[str, Any], ...] = ()
+    description: str | None = None
+    expansion: tuple[str, ...] | None = None
+
+    @property
+    def upstream(self) -> tuple[str, ...]:
+        """Keys of the features this one depends on."""
+        return tuple(dep["feature"] for dep in self.deps)
+
+    @property
+    def parent_columns(self) -> tuple[str, ...]:
+        """The id columns that name the upstream sample a row was computed from."""
+        return self.expansion or self.id_columns
+
+    @property
+    def artifact_columns(self) -> tuple[str, ...]:
+        """The columns that name files."""
+        return tuple(name for name, column in self.columns.items() if column.artifact)
+
+    def with_id_types(self, known: Mapping[str, Feature]) -> Feature:
+        """This feature with all id columns typed: as declared, else as upstream, else `str`."""
+        columns = dict(self.columns)
+        for name in self.id_columns:
+            if name not in columns:
+                upstream = (known[key].columns for key in self.upstream if key in known)
+                columns[name] = next((c[name] for c in upstream if name in c), Column("str"))
+        ids = {name: columns.pop(name) for name in self.id_columns}
+        return replace(self, columns={**ids, **columns})
+
+    def spec(self) -> mx.FeatureSpec:
+        """The Metaxy specification, equal to one written in Python."""
+        import metaxy as mx
+
+        deps = []
+        for dep in self.deps:
+            dep = dict(dep)
+            if self.expansion:
+                dep["lineage"] = mx.LineageRelationship.expansion(on=list(self.expansion))
+            deps.append(dep)
+        return mx.FeatureSpec.model_validate(
+            {
+                "key": self.key,
+                "id_columns": list(self.id_columns),
+                "fields": [dict(f) for f in self.fields],
+                "deps": deps,
+                "description": self.description,
+            }
+        )
+
+    def register(self, project: str) -> type[mx.BaseFeature]:
+        """Declare the feature in Metaxy's active graph.
+
+        Registering the same key again replaces it: code locations are reloaded.
+
+        Args:
+            project: The Metaxy project that the feature belongs to.
+
+        Raises:
+            ValueError: A feature class written in Python already has this key.
+        """
+        import metaxy as mx
+        from pydantic import Field
+
+        def fill(namespace: dict[str, Any]) -> None:
+            # One module for all generated classes: Metaxy tells a reload from a conflict by path.
+            namespace["__module__"] = __name__
+            namespace["__doc__"] = self.description
+            namespace["__metaxy_project__"] = project
+            namespace["__annotations__"] = {n: c.annotation for n, c in self.columns.items()}
+            for name, column in self.columns.items():
+                options: dict[str, Any] = {"default": None} if column.nullable else {}
+                namespace[name] = Field(description=column.description, **options)
+
+        name = "".join(part.title() for part in self.key.replace("_", "/").split("/"))
+        return types.new_class(name, (mx.BaseFeature,), {"spec": self.spec()}, fill)
+
+
+def register_external(key: str, id_columns: tuple[str, ...], project: str) -> None:
+    """Stand in for an upstream feature that nothing in the project declares.
+
+    Metaxy replaces the placeholder by the definition that the feature's own project pushed to
+    the store, as soon as there is one.
+    """
+    import metaxy as mx
+
+    mx.current_graph().add_feature_definition(
+        mx.FeatureDefinition.external(
+            spec=mx.FeatureSpec(key=key, id_columns=id_columns),
+            project=project,
+            source="declared by no component",
+        )
+    )

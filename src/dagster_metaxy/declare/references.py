@@ -1,0 +1,71 @@
+"""Dotted references from YAML to Python functions."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import dagster as dg
+
+from dagster_metaxy.declare.errors import did_you_mean, located
+
+
+def resolve_function(context: dg.ResolutionContext, reference: Any) -> Callable[..., Any]:
+    """The function that a YAML reference names.
+
+    Args:
+        context: Where the reference stands.
+        reference: `.module.function` for a module beside the YAML file, `package.module.function`
+            for an installed one, or a template that gives the function itself.
+
+    Raises:
+        ResolutionException: The module or the function is not there, importing it failed, or it
+            is not callable; with file and line.
+    """
+    value = context.resolve_value(reference)
+    if callable(value):
+        return value
+    load_context = dg.ComponentLoadContext.from_resolution_context(context)
+    beside = load_context.defs_relative_module_name(load_context.path)
+    path = f"{beside}{value}" if str(value).startswith(".") else str(value)
+    module_name, _, name = path.rpartition(".")
+    if not module_name:
+        raise located(
+            context,
+            f"{value!r} names no function. Write '.compute.{value}' for the function {value!r} in"
+            " compute.py beside this file, or 'package.module.function' for an installed one.",
+        )
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        missing = error.name or ""
+        if module_name == missing or module_name.startswith(missing + "."):
+            looked_for = (
+                f"{load_context.path}/{'/'.join(str(value).split('.')[1:-1])}.py"
+                if str(value).startswith(".")
+                else f"the installed module {module_name}"
+            )
+            raise located(context, f"there is no {looked_for} to take {name!r} from") from None
+        raise located(
+            context, f"importing {module_name} failed: no module named {missing!r}"
+        ) from error
+    except Exception as error:
+        raise located(
+            context, f"importing {module_name} failed: {type(error).__name__}: {error}"
+        ) from error
+    function = getattr(module, name, None)
+    if function is None:
+        there = sorted(
+            n
+            for n, v in vars(module).items()
+            if not n.startswith("_") and callable(v) and getattr(v, "__module__", "") == module_name
+        )
+        raise located(
+            context,
+            f"{module.__file__} has no function {name!r}; it has: {', '.join(there) or 'none'}."
+            + did_you_mean(name, there),
+        )
+    if not callable(function):
+        raise located(context, f"{path} is {type(function).__name__}, not a function")
+    return function

@@ -1,0 +1,1 @@
+"""From sources to samples: list, compare, identify; and the sensor that watches."""

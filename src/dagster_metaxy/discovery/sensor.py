@@ -1,0 +1,115 @@
+"""The sensor that watches a collection and asks for one run for all that changed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+
+import dagster as dg
+
+from dagster_metaxy.declare.partitions import PartitionError, Partitioning
+from dagster_metaxy.declare.project import MetaxyProject
+from dagster_metaxy.discovery.files import SourceError
+from dagster_metaxy.discovery.videos import Comparison, Videos, compare
+
+_KEYS_PER_CALL = 10_000
+_UNDER_WAY = [
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+]
+
+
+def register_keys(instance: dg.DagsterInstance, name: str, keys: Iterable[str]) -> list[str]:
+    """Add those dynamic partition keys that are not there yet, and return them."""
+    missing = sorted(set(keys) - set(instance.get_dynamic_partitions(name)))
+    for start in range(0, len(missing), _KEYS_PER_CALL):
+        instance.add_dynamic_partitions(name, missing[start : start + _KEYS_PER_CALL])
+    return missing
+
+
+def build_sensor(
+    *,
+    name: str,
+    job_name: str,
+    videos: Videos,
+    partitioning: Partitioning | None,
+    project: MetaxyProject,
+    store: str | None,
+) -> dg.SensorDefinition:
+    """A sensor, off by default, that asks for one run whenever the source and the store differ.
+
+    The cursor keeps a digest of the listing: while it stays the same, a tick lists the source and
+    does nothing else.
+
+    Args:
+        name: The sensor's name.
+        job_name: The job that brings the collection and all downstream of it up to date.
+        videos: The collection.
+        partitioning: How it is partitioned; new keys of dynamic partitions are registered.
+        project: For the store.
+        store: The store's name.
+    """
+
+    @dg.sensor(
+        name=name,
+        job_name=job_name,
+        minimum_interval_seconds=30,
+        description=f"Watches {videos.folder} and asks for one run of {job_name} for all videos"
+        " that are new, changed or gone.",
+    )
+    def watch(context) -> dg.SensorResult | dg.SkipReason:
+        cursor = json.loads(context.cursor) if context.cursor else {"digest": None, "runs": 0}
+        try:
+            listing = videos.listing()
+        except SourceError as error:
+            return dg.SkipReason(f"{error}. Nothing is taken as deleted.")
+        digest = listing.digest
+        if digest == cursor["digest"]:
+            return dg.SkipReason(f"{len(listing.files)} videos, none new, changed or gone")
+        under_way = context.instance.get_runs(
+            dg.RunsFilter(job_name=job_name, statuses=_UNDER_WAY), limit=1
+        )
+        if under_way:
+            return dg.SkipReason(f"files have changed; waiting for run {under_way[0].run_id[:8]}")
+
+        with project.use(), project.store(store).open("r") as opened:
+            rows, current = videos.stored(opened)
+        compared = compare(listing, rows, current)
+        if compared.nothing_to_do and not listing.unreadable:
+            context.update_cursor(json.dumps({**cursor, "digest": digest}))
+            return dg.SkipReason(f"{len(listing.files)} videos, all in the store as they are")
+
+        found = (
+            f"{len(compared.new)} new, {len(compared.changed)} changed and"
+            f" {len(compared.vanished)} vanished of {len(listing.files)} videos"
+        )
+        if partitioning is not None and partitioning.is_dynamic:
+            keys = register_keys(
+                context.instance, partitioning.dynamic_name, _surely_new(compared, partitioning)
+            )
+            found += f"; {len(keys)} partitions registered"
+        context.log.info(found)
+        runs = cursor["runs"] + 1
+        return dg.SensorResult(
+            # The digest alone would not do: a collection may return to a former state.
+            run_requests=[dg.RunRequest(run_key=f"{digest}-{runs}", tags={"found": found[:250]})],
+            cursor=json.dumps({"digest": digest, "runs": runs}),
+        )
+
+    return watch
+
+
+def _surely_new(compared: Comparison, partitioning: Partitioning) -> Iterable[str]:
+    """Keys of new videos, less those that may be a vanished one at another place.
+
+    Only hashing can tell these; the run does, and registers what is new after all.
+    """
+    vanished_sizes = {row["size"] for row in compared.vanished.values()}
+    for file, video_id in compared.new:
+        if file.size not in vanished_sizes:
+            try:
+                yield partitioning.key({"video_id": video_id})
+            except PartitionError:
+                continue

@@ -1,0 +1,358 @@
+"""The root feature of a collection of videos: which there are, and what their streams hold."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dagster_metaxy.declare.columns import Column
+from dagster_metaxy.declare.feature import Feature
+from dagster_metaxy.declare.partitions import PartitionError
+from dagster_metaxy.discovery.files import File, Listing, list_files, unique_ids
+from dagster_metaxy.engines import local
+from dagster_metaxy.increment import store as stores
+from dagster_metaxy.increment.outcome import FailedSample, Outcome
+from dagster_metaxy.increment.update import Scope
+
+if TYPE_CHECKING:
+    import metaxy as mx
+
+    from dagster_metaxy.media.identify import Identity
+
+Row = Mapping[str, Any]
+
+HASH_VERSION = "1"
+"""Code version of the stream hashes: another canonical form makes every video new."""
+
+COLUMNS: Mapping[str, Column] = {
+    "video_id": Column(
+        "str", description="Path below the source, without the ending; kept when the file moves."
+    ),
+    "path": Column("str", description="Where the file can be opened."),
+    "relative_path": Column("str", description="Path below the source, with the ending."),
+    "size": Column("int", description="Size of the file in bytes."),
+    "modified_at": Column("datetime", description="Modification time of the file, UTC."),
+    "container": Column("str", description="Container format: mp4, mov, matroska, mpegts ..."),
+    "duration": Column("float", description="Duration in seconds."),
+    "width": Column("int", nullable=True, description="Width of the coded picture in pixels."),
+    "height": Column("int", nullable=True, description="Height of the coded picture in pixels."),
+    "rotation": Column(
+        "int", nullable=True, description="Degrees that the picture is turned for display."
+    ),
+    "frame_rate": Column("float", nullable=True, description="Nominal frames per second."),
+    "video_codec": Column(
+        "str", nullable=True, description="Codec of the picture; null if there is none."
+    ),
+    "audio_codec": Column(
+        "str", nullable=True, description="Codec of the sound; null if there is none."
+    ),
+    "audio_rate": Column("int", nullable=True, description="Audio samples per second."),
+    "audio_channels": Column("int", nullable=True, description="Number of audio channels."),
+}
+
+
+def videos_feature(prefix: str) -> Feature:
+    """The root feature `<prefix>/videos`, with the fields `video` and `audio`."""
+    return Feature(
+        key=f"{prefix}/videos",
+        id_columns=("video_id",),
+        columns=COLUMNS,
+        fields=tuple({"key": key, "code_version": HASH_VERSION} for key in ("video", "audio")),
+        description="The videos of the collection. Picture and sound are versioned apart, by"
+        " hashes of their packets that survive remuxing.",
+    )
+
+
+@dataclass
+class Comparison:
+    """A listing beside what the store knows.
+
+    Attributes:
+        unchanged: Files whose size and modification time are as stored, with their rows.
+        changed: Files of known videos that must be hashed again, with their rows.
+        new: Files of no known video, with the id each gets unless it turns out to be a moved one.
+        vanished: Rows of videos whose file is no longer listed, by id.
+    """
+
+    unchanged: list[tuple[File, Row]] = field(default_factory=list)
+    changed: list[tuple[File, Row]] = field(default_factory=list)
+    new: list[tuple[File, str]] = field(default_factory=list)
+    vanished: dict[str, Row] = field(default_factory=dict)
+
+    @property
+    def nothing_to_do(self) -> bool:
+        """Whether store and source agree."""
+        return not (self.changed or self.new or self.vanished)
+
+
+def compare(listing: Listing, rows: Sequence[Row], current: set[str] | None = None) -> Comparison:
+    """Compare a listing with stored rows, by path, size and modification time; opens no file.
+
+    Args:
+        listing: What the source holds.
+        rows: The newest row of each known video, of whatever feature version.
+        current: Ids whose row is of the current feature version; all if left out.
+    """
+    by_path = {row["relative_path"]: row for row in rows}
+    seen = {file.relative_path for file in listing.files} | set(listing.unreadable)
+    vanished = {row["video_id"]: row for row in rows if row["relative_path"] not in seen}
+    result = Comparison(vanished=vanished)
+    unknown = []
+    for file in listing.files:
+        row = by_path.get(file.relative_path)
+        if row is None and (row := vanished.pop(file.stem, None)):
+            # Another container under the same name, where the old file is gone: a remux.
+            result.changed.append((file, row))
+        elif row is None:
+            unknown.append(file)
+        elif (file.size, file.modified_at) == (row["size"], row["modified_at"]) and (
+            current is None or row["video_id"] in current
+        ):
+            result.unchanged.append((file, row))
+        else:
+            result.changed.append((file, row))
+    ids = unique_ids(unknown, {row["video_id"] for row in rows})
+    result.new = [(file, ids[file.relative_path]) for file in unknown]
+    return result
+
+
+@dataclass(frozen=True)
+class Videos:
+    """A collection of videos in a folder, and the update of its root feature.
+
+    Attributes:
+        feature: The root feature.
+        folder: The source.
+        glob: Which files count; those with a usual video ending if left out.
+        workers: How many files are read at once.
+        chunk_rows: Rows are written when there are this many ...
+        chunk_seconds: ... or when the oldest has waited this long.
+    """
+
+    feature: Feature
+    folder: Path
+    glob: str | None = None
+    workers: int = field(default_factory=lambda: os.cpu_count() or 1)
+    chunk_rows: int = 1_000
+    chunk_seconds: float = 5.0
+
+    def listing(self) -> Listing:
+        """What the source holds now."""
+        return list_files(self.folder, self.glob)
+
+    def stored(self, store: mx.MetadataStore) -> tuple[list[dict[str, Any]], set[str]]:
+        """The newest row of each known video, and the ids whose row is of the current version."""
+        history = stores.read(store, self.feature.key, with_feature_history=True)
+        current = stores.read(store, self.feature.key)
+        if history is None or current is None:
+            return [], set()
+        return history.to_dicts(), set(current["video_id"])
+
+    def of(self, feature: Feature) -> Videos:
+        """The same for `feature`, which is this one with more details."""
+        return replace(self, feature=feature)
+
+    def run(self, store: mx.MetadataStore, scope: Scope, log: Any) -> Outcome:
+        """Bring the root feature up to date with the source.
+
+        A file with the size and modification time of its row is trusted. Others are hashed; a
+        video is new or stale only where a hash says so, and a file that moved keeps its id.
+
+        Args:
+            store: The store, closed.
+            scope: Which partitions.
+            log: Gets failures and progress.
+
+        Raises:
+            SourceError: The source could not be listed to the end.
+        """
+        started = time.monotonic()
+        outcome = Outcome()
+        listing = self.listing()
+        with store.open("w"):
+            rows, current = self.stored(store)
+            compared = compare(listing, rows, current)
+            for path, reason in listing.unreadable.items():
+                self._fail(outcome, scope, path, reason, "OSError", log, path)
+            live = self._moved_folder(store, compared, scope, outcome)
+            live |= self._identify(store, compared, current, scope, log, outcome)
+            self._delete_vanished(store, listing, compared, current, scope, outcome)
+            stores.compact(store, self.feature.key)
+        if scope.key_of is not None:
+            failed = {failure.sample["video_id"] for failure in outcome.failed}
+            keys = {self._partition(scope, video_id) for video_id in live - failed}
+            outcome.up_to_date = {key for key in keys if key is not None}
+        outcome.seconds = time.monotonic() - started
+        return outcome
+
+    def _partition(self, scope: Scope, video_id: str) -> str | None:
+        """The partition of a known video; none where the pattern has changed since."""
+        try:
+            return scope.key({"video_id": video_id})
+        except PartitionError:
+            return None
+
+    def _fail(
+        self,
+        outcome: Outcome,
+        scope: Scope,
+        video_id: str,
+        message: str,
+        error: str,
+        log: Any,
+        path: str,
+    ) -> None:
+        failure = FailedSample({"video_id": video_id}, error, f"{path}: {message}")
+        outcome.fail(failure, self._partition(scope, video_id))
+        log.warning(f"{self.feature.key}: {failure}")
+
+    def _moved_folder(
+        self, store: mx.MetadataStore, compared: Comparison, scope: Scope, outcome: Outcome
+    ) -> set[str]:
+        """Rewrite the paths of unchanged files whose source folder was renamed."""
+        live = set()
+        moved = []
+        for file, row in compared.unchanged:
+            if scope.covers(self._partition(scope, row["video_id"])):
+                live.add(row["video_id"])
+                if row["path"] != file.path:
+                    moved.append({**row, "path": file.path})
+        if moved:
+            self._write(store, moved, outcome)
+            outcome.notes.append(f"{len(moved)} videos lie at another place; nothing else changed")
+        return live
+
+    def _identify(
+        self,
+        store: mx.MetadataStore,
+        compared: Comparison,
+        current: set[str],
+        scope: Scope,
+        log: Any,
+        outcome: Outcome,
+    ) -> set[str]:
+        from dagster_metaxy.media.identify import identify
+
+        tasks: list[tuple[File, str, Row | None]] = []
+        for file, video_id, row in self._candidates(compared):
+            try:
+                if scope.covers(scope.key({"video_id": video_id})):
+                    tasks.append((file, video_id, row))
+            except PartitionError as error:
+                self._fail(
+                    outcome, scope, video_id, str(error), "PartitionError", log, file.relative_path
+                )
+        if tasks:
+            log.info(f"{self.feature.key}: reading {len(tasks)} new or changed files")
+
+        by_versions = {
+            tuple(sorted(row[stores.PROVENANCE_BY_FIELD].items())): row
+            for row in compared.vanished.values()
+        }
+        live: set[str] = set()
+        chunk: list[Row] = []
+        since = time.monotonic()
+        refreshed = 0
+        try:
+            for (file, video_id, row), result in local.run(
+                tasks, lambda task: identify(task[0].path), workers=self.workers
+            ):
+                if isinstance(result, Exception):
+                    self._fail(
+                        outcome,
+                        scope,
+                        video_id,
+                        str(result),
+                        type(result).__name__,
+                        log,
+                        file.relative_path,
+                    )
+                    continue
+                versions = {"video": result.video, "audio": result.audio}
+                if row is None and (
+                    moved := by_versions.pop(tuple(sorted(versions.items())), None)
+                ):
+                    # The content of a video whose file is gone: the same video, moved.
+                    row, video_id = moved, moved["video_id"]
+                    del compared.vanished[video_id]
+                if row is None:
+                    outcome.count("new", self._partition(scope, video_id))
+                elif row[stores.PROVENANCE_BY_FIELD] != versions or video_id not in current:
+                    outcome.count("stale", self._partition(scope, video_id))
+                else:
+                    refreshed += 1
+                live.add(video_id)
+                chunk.append(self._row(file, video_id, result, versions))
+                waited = time.monotonic() - since
+                if len(chunk) >= self.chunk_rows or waited >= self.chunk_seconds:
+                    self._write(store, chunk, outcome)
+                    chunk, since = [], time.monotonic()
+        finally:
+            if chunk:
+                self._write(store, chunk, outcome)
+        if refreshed:
+            outcome.notes.append(
+                f"{refreshed} files were touched, moved or remuxed; their streams are the same"
+            )
+        return live
+
+    def _candidates(self, compared: Comparison) -> Iterator[tuple[File, str, Row | None]]:
+        for file, row in compared.changed:
+            yield file, row["video_id"], row
+        for file, video_id in compared.new:
+            yield file, video_id, None
+
+    def _row(
+        self, file: File, video_id: str, identity: Identity, versions: Mapping[str, str]
+    ) -> Row:
+        probed = {name: getattr(identity, name) for name in COLUMNS if hasattr(identity, name)}
+        return {
+            **probed,
+            "video_id": video_id,
+            "path": file.path,
+            "relative_path": file.relative_path,
+            "size": file.size,
+            "modified_at": file.modified_at,
+            stores.PROVENANCE_BY_FIELD: versions,
+        }
+
+    def _write(self, store: mx.MetadataStore, rows: Sequence[Row], outcome: Outcome) -> None:
+        import polars as pl
+
+        schema = {
+            **{name: column.dtype for name, column in self.feature.columns.items()},
+            stores.PROVENANCE_BY_FIELD: pl.Struct({"video": pl.String(), "audio": pl.String()}),
+        }
+        kept = [{name: row[name] for name in schema} for row in rows]
+        stores.append(store, self.feature.key, pl.DataFrame(kept, schema=schema, orient="row"))
+        outcome.written += len(rows)
+
+    def _delete_vanished(
+        self,
+        store: mx.MetadataStore,
+        listing: Listing,
+        compared: Comparison,
+        current: set[str],
+        scope: Scope,
+        outcome: Outcome,
+    ) -> None:
+        gone = {
+            video_id: self._partition(scope, video_id)
+            for video_id in compared.vanished
+            if video_id in current and scope.covers(self._partition(scope, video_id))
+        }
+        if gone and not listing.files and not listing.unreadable:
+            # Far more often an unmounted disk than the end of a collection.
+            outcome.notes.append(
+                f"the source {self.folder} is empty, but the store knows {len(gone)} videos: they"
+                " are kept. Delete them with Metaxy if they are really gone."
+            )
+            return
+        if gone:
+            stores.delete(store, self.feature.key, ["video_id"], [(v,) for v in gone])
+            for partition in gone.values():
+                outcome.count("orphaned", partition)

@@ -1,0 +1,93 @@
+"""What an update of a feature did."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class FailedSample:
+    """A sample whose compute failed.
+
+    Attributes:
+        sample: Its id columns, by name.
+        error: Name of the exception's class.
+        message: The exception's message.
+    """
+
+    sample: Mapping[str, Any]
+    error: str
+    message: str
+
+    @property
+    def name(self) -> str:
+        """The sample's ids, as one writes them."""
+        return ", ".join(f"{column}={value}" for column, value in self.sample.items())
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.error}: {self.message}"
+
+
+@dataclass
+class Counts:
+    """Samples by what was found and done, in one partition or in all."""
+
+    new: int = 0
+    stale: int = 0
+    orphaned: int = 0
+    failed: int = 0
+
+    @property
+    def touched(self) -> bool:
+        """Whether anything was to do."""
+        return bool(self.new or self.stale or self.orphaned or self.failed)
+
+
+@dataclass
+class Outcome:
+    """What an update of a feature did.
+
+    Samples are those of the upstream: where one video gives many frames, a stale video counts
+    as one.
+
+    Attributes:
+        total: Counts over all samples.
+        partitions: Counts by partition key, for the partitions in which anything was to do.
+        failed: The samples that failed, with their errors.
+        up_to_date: Partition keys in which every sample is in the store as it should be.
+        written: Rows written.
+        seconds: Wall time of the whole update.
+        notes: Sentences that the reader of the result should see.
+    """
+
+    total: Counts = field(default_factory=Counts)
+    partitions: dict[str, Counts] = field(default_factory=dict)
+    failed: list[FailedSample] = field(default_factory=list)
+    up_to_date: set[str] = field(default_factory=set)
+    written: int = 0
+    seconds: float = 0.0
+    notes: list[str] = field(default_factory=list)
+
+    def count(self, what: str, partition: str | None) -> None:
+        """Count one sample as `what`, a name of `Counts`, in all and in its partition."""
+        counts = [self.total]
+        if partition is not None:
+            counts.append(self.partitions.setdefault(partition, Counts()))
+        for c in counts:
+            setattr(c, what, getattr(c, what) + 1)
+
+    def fail(self, failure: FailedSample, partition: str | None) -> None:
+        """Remember a failed sample."""
+        self.failed.append(failure)
+        self.count("failed", partition)
+
+    @property
+    def summary(self) -> str:
+        """One line for logs."""
+        t = self.total
+        return (
+            f"{t.new} new, {t.stale} stale, {t.orphaned} orphaned, {t.failed} failed;"
+            f" {self.written} rows written in {self.seconds:.1f} s"
+        )

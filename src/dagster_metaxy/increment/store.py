@@ -1,0 +1,135 @@
+"""Reading and writing features so that nothing is lost or doubled, whatever the store.
+
+The traps that this module closes are Metaxy 0.1.11's and delta-rs's; each has a test in
+`tests/increment/test_store.py`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import metaxy as mx
+    import narwhals as nw
+    import polars as pl
+
+PROVENANCE = "metaxy_provenance"
+PROVENANCE_BY_FIELD = "metaxy_provenance_by_field"
+
+SMALL_FILES = 100
+"""Delta tables of more files than this are compacted after a run."""
+
+_IDS_PER_FILTER = 5_000
+
+
+def is_system(column: str) -> bool:
+    """Whether a column is Metaxy's own."""
+    return column.startswith("metaxy_")
+
+
+def read(store: mx.MetadataStore, key: str, **options: Any) -> pl.DataFrame | None:
+    """The live rows of a feature as polars has them, or None where it was never written.
+
+    Args:
+        store: An open store.
+        key: The feature key.
+        options: As for `MetadataStore.read`.
+    """
+    import polars as pl
+
+    if not store.has_feature(key, check_fallback=True):
+        return None
+    frame = store.read(key, **options).collect().to_native()
+    return frame if isinstance(frame, pl.DataFrame) else pl.DataFrame(frame)
+
+
+def append(store: mx.MetadataStore, key: str, rows: pl.DataFrame) -> None:
+    """Write rows of a feature in one commit.
+
+    The first write of a table by several processes at once fails in all but one of them, as
+    does now and then a commit under contention; nothing of it is in the store then, so it is
+    tried again.
+    """
+    attempts = 6
+    for attempt in range(attempts):
+        try:
+            store.write(key, rows)
+            return
+        except Exception as error:
+            lost_race = type(error).__name__ == "CommitFailedError" or "already exists" in str(
+                error
+            )
+            if not lost_race or attempt == attempts - 1:
+                raise
+            time.sleep(random.uniform(0.05, 0.2) * 2**attempt)
+
+
+def delete(
+    store: mx.MetadataStore, key: str, columns: Sequence[str], ids: Collection[tuple[Any, ...]]
+) -> None:
+    """Delete, softly, the rows whose `columns` have one of the given values."""
+    for condition in _any_of(columns, ids):
+        store.delete(key, condition)
+
+
+def rows_of(
+    store: mx.MetadataStore, key: str, columns: Sequence[str], ids: Collection[tuple[Any, ...]]
+) -> Iterator[Mapping[str, Any]]:
+    """The live rows whose `columns` have one of the given values."""
+    for condition in _any_of(columns, ids):
+        rows = read(store, key, filters=[condition])
+        if rows is not None:
+            yield from rows.iter_rows(named=True)
+
+
+def _any_of(columns: Sequence[str], ids: Collection[tuple[Any, ...]]) -> Iterator[nw.Expr]:
+    import narwhals as nw
+
+    remaining = iter(ids)
+    while batch := list(islice(remaining, _IDS_PER_FILTER)):
+        if len(columns) == 1:
+            yield nw.col(columns[0]).is_in([value for (value,) in batch])
+        else:
+            # One flat condition: a disjunction of thousands of terms overflows engines' stacks.
+            name = nw.concat_str([nw.col(c).cast(nw.String) for c in columns], separator="\x1f")
+            yield name.is_in(["\x1f".join(str(value) for value in values) for values in batch])
+
+
+def stranded(
+    store: mx.MetadataStore, upstream: str, columns: Sequence[str]
+) -> set[tuple[Any, ...]]:
+    """Ids of upstream samples that live only in rows of an older feature version.
+
+    After a code version is bumped, and until the upstream has run again, Metaxy does not see
+    these rows and calls everything downstream of them orphaned. It is not.
+    """
+    history = read(store, upstream, with_feature_history=True)
+    current = read(store, upstream)
+    if history is None or current is None or not set(columns) <= set(history.columns):
+        return set()
+    return set(history.select(columns).rows()) - set(current.select(columns).rows())
+
+
+def compact(store: mx.MetadataStore, key: str) -> None:
+    """Merge the small files that frequent appends leave in a Delta table, if there are many.
+
+    Other stores look after themselves.
+    """
+    if type(store).__name__ != "DeltaMetadataStore" or not store.has_feature(key):
+        return
+    import deltalake
+    from deltalake.exceptions import DeltaError
+
+    table = deltalake.DeltaTable(
+        store.get_store_info(key)["uri"],
+        storage_options=getattr(store, "storage_options", None) or None,
+    )
+    if len(table.file_uris()) > SMALL_FILES:
+        # Where another writer was faster, the next run compacts.
+        with contextlib.suppress(DeltaError):
+            table.optimize.compact()
