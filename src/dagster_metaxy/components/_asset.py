@@ -12,8 +12,8 @@ from dagster_metaxy.declare.feature import Feature
 from dagster_metaxy.declare.partitions import Partitioning
 from dagster_metaxy.declare.project import MetaxyProject
 from dagster_metaxy.discovery.sensor import register_keys
-from dagster_metaxy.increment.outcome import Counts, Outcome
-from dagster_metaxy.increment.update import ComputeError, Scope
+from dagster_metaxy.increment.outcome import Counts, Outcome, UpdateError
+from dagster_metaxy.increment.update import Scope
 from dagster_metaxy.report.metadata import (
     CHECK_NAME,
     check_result,
@@ -189,7 +189,7 @@ class FeatureAsset:
             store = project.store(self.store, context.run_id)
             try:
                 outcome = self.runner.run(store, scope, context.log)
-            except ComputeError as error:
+            except UpdateError as error:
                 raise dg.Failure(str(error), allow_retries=False) from error
             metadata, data_version = outcome_metadata(store, self.feature, outcome)
         context.log.info(f"{self.feature.key}: {outcome.summary}")

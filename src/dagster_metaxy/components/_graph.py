@@ -149,16 +149,17 @@ def _check_upstream(
     project: MetaxyProject,
 ) -> None:
     registered = {key.to_string() for key in project.graph.feature_definitions_by_key}
-    for dep in feature.deps:
+    for index, dep in enumerate(feature.deps):
+        where = ("deps", index)
         key = dep["feature"]
         upstream = declared.get(key)
         if upstream is None:
             if key in registered:
                 continue
             if hint := did_you_mean(key, {*declared, *registered}):
-                raise owner.error(f"no feature {key!r} is declared.{hint}", "deps")
+                raise owner.error(f"no feature {key!r} is declared.{hint}", *where)
             warnings.warn(
-                f"{owner.error(f'no component declares the upstream feature {key!r}')}\nIt is taken"
+                f"{owner.error(f'no component declares the upstream feature {key!r}', *where)}\nIt is taken"
                 " as produced elsewhere: its rows are read from the store.",
                 UndeclaredUpstream,
                 stacklevel=2,
@@ -169,7 +170,7 @@ def _check_upstream(
             raise owner.error(
                 f"{key!r} has no column {unknown[0]!r}; it has: {', '.join(upstream.columns)}."
                 + did_you_mean(unknown[0], upstream.columns),
-                "deps",
+                *where,
             )
         if set(upstream.id_columns) != set(feature.parent_columns):
             raise owner.error(

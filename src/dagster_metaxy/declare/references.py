@@ -44,7 +44,7 @@ def resolve_function(context: dg.ResolutionContext, reference: Any) -> Callable[
             looked_for = (
                 f"{load_context.path}/{'/'.join(str(value).split('.')[1:-1])}.py"
                 if str(value).startswith(".")
-                else f"the installed module {module_name}"
+                else f"installed module {module_name}"
             )
             raise located(context, f"there is no {looked_for} to take {name!r} from") from None
         raise located(

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from pathlib import Path, PurePosixPath
 
+from dagster_metaxy.increment.outcome import UpdateError
+
 # fmt: off
 VIDEO_ENDINGS = frozenset({
     ".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts",
@@ -21,7 +23,7 @@ VIDEO_ENDINGS = frozenset({
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 
-class SourceError(Exception):
+class SourceError(UpdateError):
     """A source that could not be listed to the end: nothing can be said of what is missing."""
 
 

@@ -177,7 +177,8 @@ class Videos:
             rows, current = self.stored(store)
             compared = compare(listing, rows, current)
             for path, reason in listing.unreadable.items():
-                self._fail(outcome, scope, path, reason, "OSError", log, path)
+                if scope.covers(self._partition(scope, path)):
+                    self._fail(outcome, scope, path, reason, "OSError", log, path)
             live = self._moved_folder(store, compared, scope, outcome)
             live |= self._identify(store, compared, current, scope, log, outcome)
             self._delete_vanished(store, listing, compared, current, scope, outcome)
@@ -243,6 +244,8 @@ class Videos:
                 if scope.covers(scope.key({"video_id": video_id})):
                     tasks.append((file, video_id, row))
             except PartitionError as error:
+                if scope.keys is not None:  # a matter of the whole collection
+                    continue
                 self._fail(
                     outcome, scope, video_id, str(error), "PartitionError", log, file.relative_path
                 )

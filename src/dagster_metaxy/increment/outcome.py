@@ -7,6 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 
+class UpdateError(Exception):
+    """An update that cannot go on; what it wrote until then is in the store."""
+
+
 @dataclass(frozen=True)
 class FailedSample:
     """A sample whose compute failed.

@@ -17,7 +17,7 @@ from dagster_metaxy.declare.feature import Feature
 from dagster_metaxy.engines import local
 from dagster_metaxy.increment import store as stores
 from dagster_metaxy.increment.artifacts import Artifacts
-from dagster_metaxy.increment.outcome import FailedSample, Outcome
+from dagster_metaxy.increment.outcome import FailedSample, Outcome, UpdateError
 
 if TYPE_CHECKING:
     import metaxy as mx
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 Sample = Mapping[str, Any]
 
 
-class ComputeError(Exception):
+class ComputeError(UpdateError):
     """A compute that is wrong for every sample, not for one: going on would be in vain."""
 
 

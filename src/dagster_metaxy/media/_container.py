@@ -1,0 +1,44 @@
+"""Opening a file and choosing its streams, the same way in every module."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import av
+from av.container import InputContainer
+from av.stream import Disposition, Stream
+from av.video.stream import VideoStream
+
+# Tags that are not UTF-8 must not make a file unreadable. PyAV 19 escapes by itself.
+_TAGS: dict[str, Any] = (
+    {"metadata_errors": "surrogateescape"} if int(av.__version__.split(".")[0]) < 19 else {}
+)
+
+STILLS = {"mjpeg", "png", "bmp", "gif", "tiff", "webp"}
+"""Codecs of cover art, when there is one packet of it."""
+
+
+def open_media(location: Path | str) -> InputContainer:
+    """Open `location` for demuxing."""
+    return av.open(os.fspath(location), **_TAGS)
+
+
+def codec_name(stream: Stream) -> str:
+    """The format's name (`av1`), not the decoder's (`libdav1d`)."""
+    context = stream.codec_context
+    return context.codec.canonical_name if context is not None else "unknown"
+
+
+def pictures(container: InputContainer) -> list[VideoStream]:
+    """The picture streams, marked cover art left out.
+
+    Unmarked cover art (Matroska, one packet of a still codec) can only be told by its packets.
+    """
+    return [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+
+
+def seconds(stream: Stream, ticks: int) -> float:
+    """A time or duration in the stream's own unit, as seconds."""
+    return float(ticks * (stream.time_base or 1))
