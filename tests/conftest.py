@@ -64,7 +64,11 @@ class Project:
         return job.execute_in_process(instance=self.instance, **options)
 
     def materialize(
-        self, *keys: str, partition: str | None = None, tags: Any = None, raise_on_error: bool = True
+        self,
+        *keys: str,
+        partition: str | None = None,
+        tags: Any = None,
+        raise_on_error: bool = True,
     ) -> dg.ExecuteInProcessResult:
         """Load the project and materialize assets of it, as Dagster's UI does."""
         defs = self.load()

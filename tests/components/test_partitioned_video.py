@@ -90,9 +90,7 @@ def test_same_streams_recompute_nothing(videos: Project, change: str) -> None:
 def test_new_changed_and_deleted(videos: Project) -> None:
     videos.run_job()
     folder = videos.root / "videos"
-    gone = [
-        p for p in videos.rows("clips/frames").rows(named=True) if p["video_id"] == "bikes"
-    ]
+    gone = [p for p in videos.rows("clips/frames").rows(named=True) if p["video_id"] == "bikes"]
     shutil.copy(folder / "bikes.mp4", folder / "portrait.mp4")  # other content, same name
     (folder / "bikes.mp4").unlink()
     media_tools.replace_audio(CLIPS / "bikes.mp4", DUB, folder / "sub.mp4")
@@ -229,9 +227,7 @@ class TestPartitions:
         table = project.metadata("clips/videos")["failed samples"]
         assert "'cam_c' is none of the partitions cam_a, cam_b" in table.records[0].data["message"]
         (project.root / "videos/cam_a/bikes.mp4").touch()
-        media_tools.replace_audio(
-            CLIPS / "bikes.mp4", DUB, project.root / "videos/cam_b/bikes.mp4"
-        )
+        media_tools.replace_audio(CLIPS / "bikes.mp4", DUB, project.root / "videos/cam_b/bikes.mp4")
         result = project.materialize("clips/videos", "clips/frames", partition="cam_b")
         assert result.success
         assert project.counts("clips/videos") == (0, 1, 0, 0)

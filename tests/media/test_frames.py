@@ -92,7 +92,9 @@ def test_rounding_of_times_moves_no_frame(rate, tmp_path) -> None:
 def test_max_size_bounds_the_longer_edge_and_never_enlarges(max_size, size, bunny, tmp_path):
     found = frames.extract(bunny, tmp_path, every_seconds=3, max_size=max_size)
     assert [(f.width, f.height) for f in found] == [size, size]
-    small = tools.Image.fromarray(shown(tools.decoded(bunny), 3.0)).resize(size, tools.Image.BOX)
+    small = tools.Image.fromarray(shown(tools.decoded(bunny), 3.0)).resize(
+        size, tools.Image.Resampling.BOX
+    )
     assert difference(tools.jpeg(tmp_path / found[1].file), np.asarray(small)) < 6
 
 

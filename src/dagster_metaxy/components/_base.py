@@ -72,7 +72,8 @@ class FeatureComponent(dg.Component, dg.Model, dg.Resolvable):
         try:
             component = super().resolve_from_model(context, model)
         except ValidationError as error:
-            raise located_validation_error(context, error) from None
+            written = {name: getattr(model, name) for name in model.model_fields_set}
+            raise located_validation_error(context, error, written) from None
         component._context = context
         return component
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import dagster as dg
 from pydantic import ValidationError
@@ -29,20 +30,51 @@ def located(
 
 
 def located_validation_error(
-    context: dg.ResolutionContext, error: ValidationError
+    context: dg.ResolutionContext, error: ValidationError, values: Any
 ) -> ResolutionException:
-    """The first line of a pydantic error at its own position in the YAML.
+    """The most telling of pydantic's errors, at its own position in the YAML.
 
     Dagster locates errors of the YAML model; those of the component's own types (a wrong word
-    for an enumeration, a number out of bounds) come without file or line.
+    for an enumeration, a number out of bounds, an unknown key of a nested mapping) come without
+    file or line, and one for each alternative that was tried.
+
+    Args:
+        context: Where `values` stand.
+        error: What pydantic raised.
+        values: The attributes as they were written.
     """
-    problems = error.errors()
-    message = "; ".join(
-        f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}"
-        f" (got {problem['input']!r})"
-        for problem in problems
+    problems = [(_path(values, problem["loc"]), problem) for problem in error.errors()]
+    # Of the alternatives that were tried, the one meant is the one that got furthest.
+    path, problem = max(
+        problems,
+        key=lambda p: (
+            len(p[0]) + (p[1]["type"] == "missing"),
+            p[1]["type"] in ("literal_error", "union_tag_invalid"),
+        ),
     )
-    return located(context, message, *problems[0]["loc"][:1])
+    name = ".".join(map(str, path)) or "attributes"
+    match problem["type"]:
+        case "extra_forbidden":
+            what = f"{name}: there is no such attribute"
+        case "missing":
+            what = f"{name}: {problem['loc'][-1]!r} is missing"
+        case _:
+            what = f"{name}: {problem['msg'].removeprefix('Value error, ')}"
+            if problem["type"] != "value_error":
+                what += f" (got {problem['input']!r})"
+    return located(context, what, *path)
+
+
+def _path(values: Any, loc: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    """The part of an error's location that stands in the YAML: pydantic mixes in its own types."""
+    path: list[int | str] = []
+    for part in loc:
+        if (isinstance(values, Mapping) and part in values) or (
+            isinstance(values, list) and isinstance(part, int) and part < len(values)
+        ):
+            path.append(part)
+            values = values[part]  # type: ignore[index]
+    return tuple(path)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

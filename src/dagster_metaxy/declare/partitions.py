@@ -6,13 +6,12 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from functools import partial
 from typing import Annotated, Any, Literal
 
 import dagster as dg
 from pydantic import BaseModel, ConfigDict, Field
 
-from dagster_metaxy.declare.errors import located
+from dagster_metaxy.declare.schema import TEMPLATE, one_of, tagged, text_or
 
 FIRST_FOLDER = r"^([^/]+)/"
 DATE = r"(\d{4}-\d{2}-\d{2})"
@@ -33,7 +32,7 @@ class _TimeWindow(_Partitions):
     timezone: str | None = Field(
         default=None, description="Time zone of the windows; UTC if left out.", examples=["UTC"]
     )
-    end_offset: int | str = Field(
+    end_offset: int = Field(
         default=0,
         description="How many windows beyond the last complete one exist: 1 adds the one that is"
         " still open.",
@@ -69,7 +68,7 @@ class Static(_Partitions):
     """A fixed set of partitions."""
 
     type: Literal["static"] = Field(description="A fixed set of partitions.", examples=["static"])
-    partition_keys: list[str] | str = Field(
+    partition_keys: list[str] = Field(
         description="The keys of the partitions.", examples=[["cam_a", "cam_b"]]
     )
 
@@ -87,9 +86,24 @@ class Dynamic(_Partitions):
     )
 
 
-PartitionsModel = Annotated[
+Partitions = Annotated[
     Hourly | Daily | Weekly | Monthly | Static | Dynamic, Field(discriminator="type")
 ]
+"""What a `partitions_def:` block may be."""
+
+PARTITIONS_SCHEMA = text_or(
+    {"pattern": TEMPLATE},
+    tagged(
+        {
+            "hourly": Hourly,
+            "daily": Daily,
+            "weekly": Weekly,
+            "monthly": Monthly,
+            "static": Static,
+            "dynamic": Dynamic,
+        }
+    ),
+)
 
 _DEFINITIONS: Mapping[str, type[dg.PartitionsDefinition]] = {
     "hourly": dg.HourlyPartitionsDefinition,
@@ -107,27 +121,20 @@ Locate = Callable[..., Exception]
 
 def _definition(locate: Locate, kind: str, options: Mapping[str, Any]) -> dg.PartitionsDefinition:
     options = {k: v for k, v in options.items() if v is not None}
-    if "end_offset" in options:
-        options["end_offset"] = int(options["end_offset"])
     try:
         return _DEFINITIONS[kind](**options)
     except Exception as error:
         raise locate(f"{kind} partitions: {error}") from None
 
 
-def resolve_partitions_def(
-    context: dg.ResolutionContext, model: Any
-) -> dg.PartitionsDefinition | None:
-    """The Dagster definition of a `partitions_def:` block, templates inside it rendered."""
-    if model is None or isinstance(model, dg.PartitionsDefinition):
-        return model
-    if isinstance(model, str):
-        value = context.resolve_value(model)
-        if not isinstance(value, dg.PartitionsDefinition):
-            raise located(context, f"{model!r} gives {value!r}, not a PartitionsDefinition")
-        return value
-    options = context.resolve_value(model.model_dump())
-    return _definition(partial(located, context), options.pop("type"), options)
+def partitions_definition(
+    locate: Locate, partitions: Partitions | dg.PartitionsDefinition
+) -> dg.PartitionsDefinition:
+    """Dagster's definition of a `partitions_def:` block, or of what a template gave for it."""
+    if isinstance(partitions, dg.PartitionsDefinition):
+        return partitions
+    options = partitions.model_dump()
+    return _definition(locate, options.pop("type"), options)
 
 
 class PartitionError(Exception):
@@ -191,7 +198,7 @@ class VideosStatic(Static):
 class VideosDaily(Daily):
     """One partition per day, found in the path of each video."""
 
-    end_offset: int | str = Field(
+    end_offset: int = Field(
         default=1,
         description="How many days beyond the last complete one exist; with 1, today is there.",
         examples=[1],
@@ -214,6 +221,11 @@ VideoPartitions = (
     | Annotated[VideosDynamic | VideosStatic | VideosDaily, Field(discriminator="type")]
 )
 """What the `partitions:` block of a collection of videos may be."""
+
+VIDEO_PARTITIONS_SCHEMA = text_or(
+    one_of(("none", "dynamic")),
+    tagged({"dynamic": VideosDynamic, "static": VideosStatic, "daily": VideosDaily}),
+)
 
 
 def _search(pattern: re.Pattern[str], video_id: str) -> str:

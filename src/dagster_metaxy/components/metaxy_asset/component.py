@@ -13,15 +13,16 @@ from dagster_metaxy.components._asset import FeatureAsset
 from dagster_metaxy.components._base import FeatureComponent
 from dagster_metaxy.components._graph import project_features
 from dagster_metaxy.components.metaxy_asset.scaffolder import MetaxyAssetScaffolder
-from dagster_metaxy.declare.columns import TYPE_PATTERN, Column, ColumnError
-from dagster_metaxy.declare.errors import located
+from dagster_metaxy.declare.columns import TYPE_PATTERN, Column
 from dagster_metaxy.declare.feature import Feature
 from dagster_metaxy.declare.partitions import (
+    PARTITIONS_SCHEMA,
     Partitioning,
-    PartitionsModel,
-    resolve_partitions_def,
+    Partitions,
+    partitions_definition,
 )
 from dagster_metaxy.declare.references import resolve_function
+from dagster_metaxy.declare.schema import TEMPLATE, model_schema, structured, text_or
 from dagster_metaxy.increment.update import Update
 
 _TYPES = "str, int, float, bool, bytes, date, datetime, or list[...] of one"
@@ -31,13 +32,14 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-ColumnType = Annotated[str, Field(pattern=TYPE_PATTERN)]
-
-
 class ColumnModel(_Strict):
     """A column in full."""
 
-    type: ColumnType = Field(description=f"One of {_TYPES}.", examples=["float"])
+    type: str = Field(
+        description=f"One of {_TYPES}.",
+        examples=["float", "list[str]"],
+        json_schema_extra={"pattern": f"{TYPE_PATTERN}|{TEMPLATE}"},
+    )
     nullable: bool = Field(
         default=False, description="Whether the column may hold null.", examples=[True]
     )
@@ -46,6 +48,11 @@ class ColumnModel(_Strict):
         description="What the column means, with its unit.",
         examples=["Mean brightness of the frame, 0 to 255."],
     )
+
+    @field_validator("type")
+    @classmethod
+    def _check_type(cls, name: str) -> str:
+        return Column(name).type
 
 
 class FieldDepModel(_Strict):
@@ -76,6 +83,22 @@ class FieldModel(_Strict):
         examples=[[{"feature": "clips/videos", "fields": ["audio"]}]],
     )
 
+    def spec(self) -> dict[str, Any]:
+        """The field in the shape of Metaxy's `FieldSpec`."""
+        spec: dict[str, Any] = {"key": self.key}
+        if self.code_version is not None:
+            spec["code_version"] = str(self.code_version)
+        if self.deps == "all":
+            spec["deps"] = "__METAXY_ALL_DEP__"
+        elif self.deps is not None:
+            spec["deps"] = [
+                {"feature": dep.feature}
+                if dep.fields == "all"
+                else {"feature": dep.feature, "fields": dep.fields}
+                for dep in self.deps
+            ]
+        return spec
+
 
 class DepModel(_Strict):
     """A dependency in full."""
@@ -88,67 +111,20 @@ class DepModel(_Strict):
         examples=[["path"]],
     )
 
-
-def _plain(value: Any) -> Any:
-    """YAML models as the mappings they were written as."""
-    return value.model_dump(exclude_none=True) if isinstance(value, BaseModel) else value
-
-
-def _columns(columns: Mapping[str, Any]) -> dict[str, Column]:
-    """Columns from types, mappings, or columns."""
-    resolved = {}
-    for name, column in columns.items():
-        if name.startswith("metaxy_"):
-            raise ColumnError(f"column {name!r}: names that begin with metaxy_ are Metaxy's own")
-        if not isinstance(column, Column):
-            options: dict[str, Any] = {"type": column} if isinstance(column, str) else dict(column)
-            column = Column(**options)
-        resolved[name] = column
-    return resolved
+    def spec(self) -> dict[str, Any]:
+        """The dependency in the shape of Metaxy's `FeatureDep`."""
+        select = {} if self.columns is None else {"select": tuple(self.columns)}
+        return {"feature": self.feature, **select}
 
 
-def _fields(fields: Sequence[Any]) -> list[dict[str, Any]]:
-    """Fields in Metaxy's shape, from names or mappings."""
-    resolved = []
-    for item in fields:
-        field: dict[str, Any] = {"key": item} if isinstance(item, str) else dict(item)
-        if "code_version" in field:
-            field["code_version"] = str(field["code_version"])
-        if field.get("deps") == "all":
-            field["deps"] = "__METAXY_ALL_DEP__"
-        elif "deps" in field:
-            field["deps"] = [
-                {k: v for k, v in dep.items() if (k, v) != ("fields", "all")}
-                for dep in field["deps"]
-            ]
-        resolved.append(field)
-    return resolved
+_ANY_TEXT: dict[str, Any] = {"type": "string"}
 
 
-def _deps(deps: Sequence[Any]) -> list[dict[str, Any]]:
-    """Dependencies in Metaxy's shape, from keys or mappings."""
-    resolved = []
-    for item in deps:
-        dep: dict[str, Any] = {"feature": item} if isinstance(item, str) else dict(item)
-        if "columns" in dep:
-            dep["select"] = tuple(dep.pop("columns"))
-        resolved.append(dep)
-    return resolved
-
-
-def _resolve_columns(context: dg.ResolutionContext, columns: Any) -> dict[str, Column]:
-    resolved = {}
-    for name, column in columns.items():
-        plain = context.at_path(name).resolve_value(_plain(column))
-        try:
-            resolved.update(_columns({name: plain}))
-        except ColumnError as error:
-            raise located(context, str(error), name) from None
-    return resolved
-
-
-def _resolve_list(context: dg.ResolutionContext, items: Any) -> list[Any]:
-    return list(context.resolve_value([_plain(item) for item in items]))
+def _named(items: Any, name: str) -> Any:
+    """Items of a list in full, where some are given by name alone."""
+    if not isinstance(items, list):
+        return items
+    return [{name: item} if isinstance(item, str) else item for item in items]
 
 
 @dg.scaffold_with(MetaxyAssetScaffolder)
@@ -179,20 +155,22 @@ class MetaxyAssetComponent(FeatureComponent):
         ),
     ]
     columns: Annotated[
-        dict[str, Column],
-        dg.Resolver(
-            _resolve_columns,
-            model_field_type=dict[str, ColumnType | ColumnModel],
+        dict[str, ColumnModel],
+        structured(
+            {
+                "additionalProperties": text_or(
+                    {"pattern": f"{TYPE_PATTERN}|{TEMPLATE}"}, model_schema(ColumnModel)
+                )
+            },
             description="The columns that the compute returns, each a type, or type, nullable and"
             f" description. A type is one of {_TYPES}.",
             examples=[{"brightness": {"type": "float", "description": "0 to 255."}}],
         ),
     ]
     deps: Annotated[
-        list[dict[str, Any]],
-        dg.Resolver(
-            _resolve_list,
-            model_field_type=list[str | DepModel],
+        list[DepModel],
+        structured(
+            {"items": text_or(_ANY_TEXT, model_schema(DepModel))},
             description="Keys of the upstream features, or key and columns to bring along.",
             examples=[["clips/frames"]],
         ),
@@ -215,20 +193,18 @@ class MetaxyAssetComponent(FeatureComponent):
         ),
     ] = None
     fields: Annotated[
-        list[dict[str, Any]],
-        dg.Resolver(
-            _resolve_list,
-            model_field_type=list[str | FieldModel],
+        list[FieldModel],
+        structured(
+            {"items": text_or(_ANY_TEXT, model_schema(FieldModel))},
             description="Parts of the feature's content that are versioned apart: names, or key,"
             " code_version and deps. One field named `default` if left out.",
             examples=[[{"key": "default", "code_version": "1"}]],
         ),
-    ] = [{"key": "default"}]  # noqa: RUF012 - pydantic copies it
+    ] = [FieldModel(key="default")]  # noqa: RUF012 - pydantic copies it
     partitions_def: Annotated[
-        dg.PartitionsDefinition | None,
-        dg.Resolver(
-            resolve_partitions_def,
-            model_field_type=PartitionsModel | str | None,
+        Partitions | dg.PartitionsDefinition | None,
+        structured(
+            PARTITIONS_SCHEMA,
             description="How the asset is partitioned. A sample belongs to the partition that its"
             " upstream sample belongs to where both are partitioned alike, else to the one that its"
             " first id column names.",
@@ -238,27 +214,35 @@ class MetaxyAssetComponent(FeatureComponent):
 
     @field_validator("columns", mode="before")
     @classmethod
-    def _normalize_columns(cls, columns: Mapping[str, Any]) -> dict[str, Column]:
-        return _columns(columns)
+    def _normalize_columns(cls, columns: Any) -> Any:
+        if not isinstance(columns, Mapping):
+            return columns
+        for name in columns:
+            if name.startswith("metaxy_"):
+                raise ValueError(f"{name!r}: names that begin with metaxy_ are Metaxy's own")
+        return {
+            name: {"type": column} if isinstance(column, str) else column
+            for name, column in columns.items()
+        }
 
     @field_validator("fields", mode="before")
     @classmethod
-    def _normalize_fields(cls, fields: Sequence[Any]) -> list[dict[str, Any]]:
-        return _fields(fields)
+    def _normalize_fields(cls, fields: Any) -> Any:
+        return _named(fields, "key")
 
     @field_validator("deps", mode="before")
     @classmethod
-    def _normalize_deps(cls, deps: Sequence[Any]) -> list[dict[str, Any]]:
-        return _deps(deps)
+    def _normalize_deps(cls, deps: Any) -> Any:
+        return _named(deps, "feature")
 
     def feature_assets(self, project_root: Path) -> Sequence[FeatureAsset]:
         """The one feature that this component declares."""
         feature = Feature(
             key=self.feature,
             id_columns=tuple(self.id_columns),
-            columns=self.columns,
-            fields=tuple(self.fields),
-            deps=tuple(self.deps),
+            columns={name: Column(**c.model_dump()) for name, c in self.columns.items()},
+            fields=tuple(f.spec() for f in self.fields),
+            deps=tuple(dep.spec() for dep in self.deps),
             description=self.description,
         )
         if not self.deps:
@@ -267,7 +251,11 @@ class MetaxyAssetComponent(FeatureComponent):
             )
         partitioning = None
         if self.partitions_def is not None:
-            partitioning = Partitioning(self.partitions_def, self.id_columns[0])
+            definition = partitions_definition(
+                lambda message, *path: self.error(message, "partitions_def", *path),
+                self.partitions_def,
+            )
+            partitioning = Partitioning(definition, self.id_columns[0])
         return [
             FeatureAsset(
                 Update(feature, self.compute),

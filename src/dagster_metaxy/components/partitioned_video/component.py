@@ -15,8 +15,13 @@ from dagster_metaxy.components._asset import FeatureAsset, op_name
 from dagster_metaxy.components._base import FeatureComponent
 from dagster_metaxy.components._graph import ProjectFeatures, project_features
 from dagster_metaxy.components.partitioned_video.scaffolder import PartitionedVideoScaffolder
-from dagster_metaxy.components.partitioned_video.steps import AnyStep, StepName
-from dagster_metaxy.declare.partitions import VideoPartitions, video_partitioning
+from dagster_metaxy.components.partitioned_video.steps import STEPS, AnyStep
+from dagster_metaxy.declare.partitions import (
+    VIDEO_PARTITIONS_SCHEMA,
+    VideoPartitions,
+    video_partitioning,
+)
+from dagster_metaxy.declare.schema import model_schema, one_of, structured, tagged, text_or
 from dagster_metaxy.discovery.sensor import build_sensor
 from dagster_metaxy.discovery.videos import Videos, videos_feature
 from dagster_metaxy.increment.update import Update
@@ -36,16 +41,6 @@ class SourceModel(BaseModel):
         " any name, `{a,b}` either. Files with a usual video ending if left out.",
         examples=["**/*.mp4", "cam_*/*.{mp4,mkv}"],
     )
-
-
-def _resolve(context: dg.ResolutionContext, value: Any) -> Any:
-    """Templates rendered, and YAML models as the mappings they were written as: the fields'
-    own types validate them, as they do in Python."""
-    if isinstance(value, list):
-        return [_resolve(context.at_path(index), item) for index, item in enumerate(value)]
-    if isinstance(value, BaseModel):
-        value = value.model_dump(exclude_unset=True)
-    return context.resolve_value(value)
 
 
 @dg.scaffold_with(PartitionedVideoScaffolder)
@@ -68,9 +63,8 @@ class PartitionedVideoComponent(FeatureComponent):
 
     source: Annotated[
         SourceModel,
-        dg.Resolver(
-            _resolve,
-            model_field_type=str | SourceModel,
+        structured(
+            text_or({"type": "string"}, model_schema(SourceModel)),
             description="The folder of the videos, or path and glob.",
             examples=["videos", {"path": "videos", "glob": "**/*.mp4"}],
         ),
@@ -85,9 +79,8 @@ class PartitionedVideoComponent(FeatureComponent):
     ]
     partitions: Annotated[
         VideoPartitions,
-        dg.Resolver(
-            _resolve,
-            model_field_type=VideoPartitions,
+        structured(
+            VIDEO_PARTITIONS_SCHEMA,
             description="How the collection is cut for Dagster's UI and its backfills: `none`;"
             " `dynamic`, one partition per video; `static`, with given keys; `daily`, by a date in"
             " the path. What is computed is decided video by video in any case.",
@@ -96,9 +89,8 @@ class PartitionedVideoComponent(FeatureComponent):
     ] = "none"
     steps: Annotated[
         list[AnyStep],
-        dg.Resolver(
-            _resolve,
-            model_field_type=list[StepName | AnyStep],
+        structured(
+            {"items": text_or(one_of(tuple(STEPS)), tagged(STEPS))},
             description="What is made of each video: names of steps, or type and parameters.",
             examples=[["audio", {"type": "frames", "every_seconds": 1, "max_size": 320}]],
         ),
@@ -119,7 +111,9 @@ class PartitionedVideoComponent(FeatureComponent):
 
     @field_validator("steps", mode="before")
     @classmethod
-    def _normalize_steps(cls, steps: Sequence[Any]) -> list[Any]:
+    def _normalize_steps(cls, steps: Any) -> Any:
+        if not isinstance(steps, list):
+            return steps
         return [{"type": step} if isinstance(step, str) else step for step in steps]
 
     @field_validator("steps")

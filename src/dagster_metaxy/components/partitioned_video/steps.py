@@ -1,7 +1,7 @@
 """The built-in steps: a feature declaration around a pure function of `media/`.
 
 A step is a model of its parameters with a feature and a compute; adding one is a class here and a
-word in `AnyStep`.
+word in `AnyStep` and `STEPS`.
 """
 
 from __future__ import annotations
@@ -160,4 +160,4 @@ class AudioStep(_Step):
 
 
 AnyStep = Annotated[FramesStep | AudioStep, Field(discriminator="type")]
-StepName = Literal["frames", "audio"]
+STEPS: Mapping[str, type[BaseModel]] = {"frames": FramesStep, "audio": AudioStep}

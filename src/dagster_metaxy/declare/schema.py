@@ -1,0 +1,94 @@
+"""JSON schemas of structured YAML attributes, and one clear error where a value does not fit.
+
+Dagster widens every attribute to "its type, or a string", so that templates pass. Of a wrong key
+deep inside a list, its messages then name the attribute and every alternative, not the key. Here the
+YAML model takes anything (the component's own types check it, in YAML and in Python alike), while
+the schema, made of branches by what is written instead of alternatives, lets editors and
+`dg check yaml` point at the key itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import dagster as dg
+from pydantic import BaseModel
+
+Schema = dict[str, Any]
+
+TEMPLATE = r"\{\{.*\}\}"
+_DOCUMENTATION = ("description", "examples", "default", "title")
+
+
+def structured(schema: Schema, *, description: str, examples: list[Any]) -> Any:
+    """How an attribute with structure is resolved from YAML: templates rendered, else as it is.
+
+    Args:
+        schema: What the attribute may be.
+        description: What it means.
+        examples: Values that are valid.
+    """
+    return dg.Resolver(
+        lambda context, value: context.resolve_value(value),
+        model_field_type=object,
+        description=description,
+        examples=examples,
+        # The generated alternatives, any or a string, would hide what is below them.
+        json_schema_extra={"anyOf": [{"type": ["array", "object", "string", "null"]}], **schema},
+    )
+
+
+def model_schema(model: type[BaseModel]) -> Schema:
+    """The schema of a model, in one piece, that admits templates for values that are no strings."""
+    whole = model.model_json_schema()
+    inlined = _inline(whole, whole.pop("$defs", {}))
+    inlined["properties"] = {
+        name: _templated(schema) for name, schema in inlined["properties"].items()
+    }
+    return inlined
+
+
+def one_of(words: tuple[str, ...]) -> Schema:
+    """One of some words, or a template."""
+    return {"if": {"pattern": TEMPLATE}, "else": {"enum": list(words)}}
+
+
+def text_or(text: Schema, other: Schema) -> Schema:
+    """`text` where a string is written, else `other`."""
+    return {"if": {"type": "string"}, "then": text, "else": other}
+
+
+def tagged(models: Mapping[str, type[BaseModel]]) -> Schema:
+    """An object whose `type` says which model it is."""
+    return {
+        "type": "object",
+        "required": ["type"],
+        "properties": {"type": {"enum": list(models)}},
+        "allOf": [
+            {
+                "if": {"properties": {"type": {"const": tag}}, "required": ["type"]},
+                "then": model_schema(model),
+            }
+            for tag, model in models.items()
+        ],
+    }
+
+
+def _inline(schema: Any, definitions: Mapping[str, Any]) -> Any:
+    if isinstance(schema, list):
+        return [_inline(item, definitions) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if "$ref" in schema:
+        target = definitions[schema["$ref"].rpartition("/")[2]]
+        return _inline({**target, **{k: v for k, v in schema.items() if k != "$ref"}}, definitions)
+    return {name: _inline(value, definitions) for name, value in schema.items()}
+
+
+def _templated(schema: Schema) -> Schema:
+    types = [alternative.get("type") for alternative in schema.get("anyOf", [schema])]
+    if "string" in types and "enum" not in schema:
+        return schema
+    shown = {name: schema[name] for name in _DOCUMENTATION if name in schema}
+    return {**shown, "if": {"type": "string", "pattern": TEMPLATE}, "else": schema}
