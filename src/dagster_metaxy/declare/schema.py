@@ -21,21 +21,27 @@ TEMPLATE = r"\{\{.*\}\}"
 _DOCUMENTATION = ("description", "examples", "default", "title")
 
 
-def structured(schema: Schema, *, description: str, examples: list[Any]) -> Any:
+def structured(
+    schema: Schema, *types: str, description: str, examples: list[Any], nullable: bool = False
+) -> Any:
     """How an attribute with structure is resolved from YAML: templates rendered, else as it is.
 
     Args:
         schema: What the attribute may be.
+        types: The JSON types that it may have, beside a template.
         description: What it means.
         examples: Values that are valid.
+        nullable: Whether null means the same as leaving it out.
     """
+    shown = [*types, *(["string"] if "string" not in types else [])]
+    shown += ["null"] if nullable else []
     return dg.Resolver(
         lambda context, value: context.resolve_value(value),
         model_field_type=object,
         description=description,
         examples=examples,
         # The generated alternatives, any or a string, would hide what is below them.
-        json_schema_extra={"anyOf": [{"type": ["array", "object", "string", "null"]}], **schema},
+        json_schema_extra={"anyOf": [{"type": shown}], **schema},
     )
 
 

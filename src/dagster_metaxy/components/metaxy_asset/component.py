@@ -162,6 +162,7 @@ class MetaxyAssetComponent(FeatureComponent):
                     {"pattern": f"{TYPE_PATTERN}|{TEMPLATE}"}, model_schema(ColumnModel)
                 )
             },
+            "object",
             description="The columns that the compute returns, each a type, or type, nullable and"
             f" description. A type is one of {_TYPES}.",
             examples=[{"brightness": {"type": "float", "description": "0 to 255."}}],
@@ -171,6 +172,7 @@ class MetaxyAssetComponent(FeatureComponent):
         list[DepModel],
         structured(
             {"items": text_or(_ANY_TEXT, model_schema(DepModel))},
+            "array",
             description="Keys of the upstream features, or key and columns to bring along.",
             examples=[["clips/frames"]],
         ),
@@ -196,6 +198,7 @@ class MetaxyAssetComponent(FeatureComponent):
         list[FieldModel],
         structured(
             {"items": text_or(_ANY_TEXT, model_schema(FieldModel))},
+            "array",
             description="Parts of the feature's content that are versioned apart: names, or key,"
             " code_version and deps. One field named `default` if left out.",
             examples=[[{"key": "default", "code_version": "1"}]],
@@ -204,7 +207,9 @@ class MetaxyAssetComponent(FeatureComponent):
     partitions_def: Annotated[
         Partitions | dg.PartitionsDefinition | None,
         structured(
-            PARTITIONS_SCHEMA,
+            {"if": {"type": "null"}, "else": PARTITIONS_SCHEMA},
+            "object",
+            nullable=True,
             description="How the asset is partitioned. A sample belongs to the partition that its"
             " upstream sample belongs to where both are partitioned alike, else to the one that its"
             " first id column names.",

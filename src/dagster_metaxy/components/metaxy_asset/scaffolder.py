@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -168,6 +169,9 @@ def _upstream_columns(root: Path, keys: Sequence[str]) -> tuple[list[str], list[
     """Id columns and all columns of the first upstream that the project declares, if any does."""
     from dagster_metaxy.components._base import FeatureComponent
 
+    # `dg` scaffolds without importing the project, which may not be installed beside it.
+    path = list(sys.path)
+    sys.path[:0] = [str(root / "src"), str(root)]
     try:
         tree = dg.ComponentTree.for_project(root)
         declared: dict[str, Any] = {
@@ -179,6 +183,8 @@ def _upstream_columns(root: Path, keys: Sequence[str]) -> tuple[list[str], list[
         # A project that does not load may still be added to.
         click.echo(f"Could not look up the upstream features: {error}", err=True)
         return None
+    finally:
+        sys.path[:] = path
     for key in keys:
         if key in declared:
             return list(declared[key].id_columns), list(declared[key].columns)

@@ -65,6 +65,8 @@ class PartitionedVideoComponent(FeatureComponent):
         SourceModel,
         structured(
             text_or({"type": "string"}, model_schema(SourceModel)),
+            "string",
+            "object",
             description="The folder of the videos, or path and glob.",
             examples=["videos", {"path": "videos", "glob": "**/*.mp4"}],
         ),
@@ -81,6 +83,8 @@ class PartitionedVideoComponent(FeatureComponent):
         VideoPartitions,
         structured(
             VIDEO_PARTITIONS_SCHEMA,
+            "string",
+            "object",
             description="How the collection is cut for Dagster's UI and its backfills: `none`;"
             " `dynamic`, one partition per video; `static`, with given keys; `daily`, by a date in"
             " the path. What is computed is decided video by video in any case.",
@@ -91,6 +95,7 @@ class PartitionedVideoComponent(FeatureComponent):
         list[AnyStep],
         structured(
             {"items": text_or(one_of(tuple(STEPS)), tagged(STEPS))},
+            "array",
             description="What is made of each video: names of steps, or type and parameters.",
             examples=[["audio", {"type": "frames", "every_seconds": 1, "max_size": 320}]],
         ),

@@ -1,0 +1,121 @@
+"""The sensor, tick by tick, with the runs that it asks for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import dagster as dg
+from conftest import CLIPS, NAMES, Project
+
+
+class Watch:
+    """The sensor of a project, as a daemon evaluates it."""
+
+    def __init__(self, project: Project) -> None:
+        self.project = project
+        self.cursor: str | None = None
+
+    def tick(self) -> Any:
+        defs = self.project.load()
+        sensor = defs.resolve_sensor_def("clips_sensor")
+        with dg.build_sensor_context(
+            instance=self.project.instance, cursor=self.cursor, definitions=defs
+        ) as context:
+            data = sensor.evaluate_tick(context)
+        self.cursor = data.cursor or self.cursor
+        return data
+
+    def run(self, data: Any) -> None:
+        (request,) = data.run_requests
+        job = self.project.load().resolve_job_def("clips")
+        assert job.execute_in_process(
+            instance=self.project.instance, run_config=request.run_config, tags=request.tags
+        ).success
+
+
+def test_off_by_default(videos: Project) -> None:
+    sensor = videos.load().resolve_sensor_def("clips_sensor")
+    assert sensor.default_status == dg.DefaultSensorStatus.STOPPED
+
+
+def test_one_run_for_all_and_exactly_their_partitions(videos: Project) -> None:
+    (videos.root / "videos/portrait.mp4").unlink()
+    watch = Watch(videos)
+    watch.run(watch.tick())
+    assert videos.instance.get_dynamic_partitions("clips") == ["bigbuckbunny", "bikes"]
+    assert videos.green("clips/frames") == {"bigbuckbunny", "bikes"}
+
+    unchanged = watch.tick()
+    assert not unchanged.run_requests
+    assert "2 videos, none new, changed or gone" in unchanged.skip_message
+
+    videos.add_clips(names=("portrait",))
+    (videos.root / "videos/bikes.mp4").unlink()
+    data = watch.tick()
+    assert data.run_requests[0].tags["found"].startswith("1 new, 0 changed and 1 vanished of 2")
+    assert videos.instance.has_dynamic_partition("clips", "portrait")
+    watch.run(data)
+    assert videos.counts("clips/videos") == (1, 0, 1, 0)
+    assert videos.green("clips/frames") == set(NAMES)
+    assert not watch.tick().run_requests
+
+
+def test_a_former_state_is_a_new_request(videos: Project) -> None:
+    watch = Watch(videos)
+    keys = set()
+    bikes = videos.root / "videos/bikes.mp4"
+    for _ in range(2):
+        data = watch.tick()
+        keys.add(data.run_requests[0].run_key)
+        watch.run(data)
+        bikes.rename(videos.root / "bikes.mp4")
+        data = watch.tick()
+        keys.add(data.run_requests[0].run_key)
+        watch.run(data)
+        (videos.root / "bikes.mp4").rename(bikes)
+    assert len(keys) == 4
+
+
+def test_a_store_that_is_up_to_date_needs_no_run(videos: Project) -> None:
+    videos.run_job()
+    data = Watch(videos).tick()
+    assert not data.run_requests
+    assert "all in the store as they are" in data.skip_message
+
+
+def test_a_moved_video_registers_no_partition(videos: Project) -> None:
+    watch = Watch(videos)
+    watch.run(watch.tick())
+    (videos.root / "videos/deep").mkdir()
+    (videos.root / "videos/bikes.mp4").rename(videos.root / "videos/deep/bikes.mp4")
+    watch.run(watch.tick())
+    assert set(videos.instance.get_dynamic_partitions("clips")) == set(NAMES)
+    assert videos.counts("clips/videos") == (0, 0, 0, 0)
+
+
+def test_it_waits_while_a_run_is_under_way(videos: Project) -> None:
+    watch = Watch(videos)
+    job = videos.load().resolve_job_def("clips")
+    run = videos.instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED)
+    data = watch.tick()
+    assert not data.run_requests
+    assert "waiting for run" in data.skip_message
+    videos.instance.delete_run(run.run_id)
+    assert watch.tick().run_requests
+
+
+def test_a_source_that_is_gone_deletes_nothing(videos: Project) -> None:
+    watch = Watch(videos)
+    watch.run(watch.tick())
+    (videos.root / "videos").rename(videos.root / "unmounted")
+    data = watch.tick()
+    assert not data.run_requests
+    assert "Nothing is taken as deleted" in data.skip_message
+
+
+def test_a_bad_file_asks_for_one_run_not_for_one_each_tick(videos: Project) -> None:
+    (videos.root / "videos/bad.mp4").write_bytes((CLIPS / "bikes.mp4").read_bytes()[:100_000])
+    watch = Watch(videos)
+    watch.run(watch.tick())
+    assert not watch.tick().run_requests
+    assert "bad" not in videos.green("clips/videos")

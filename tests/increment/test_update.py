@@ -1,0 +1,360 @@
+"""The update of a computed feature, on a real store."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from conftest_increment import LOG, World
+
+from dagster_metaxy.declare.feature import Feature
+from dagster_metaxy.increment.artifacts import Artifacts, safe_name
+from dagster_metaxy.increment.outcome import Counts, Outcome
+from dagster_metaxy.increment.update import ComputeError, Scope, Update
+
+Sample = Mapping[str, Any]
+
+
+def _run(world: World, update: Update, scope: Scope | None = None) -> Outcome:
+    return update.run(world.store, scope or Scope(), LOG)
+
+
+class Calls:
+    """A compute that remembers what it was called with."""
+
+    def __init__(self) -> None:
+        self.docs: list[str] = []
+
+    def __call__(self, sample: Sample) -> dict[str, int]:
+        self.docs.append(sample["doc"])
+        return {"words": sample["pages"] * 100}
+
+
+def test_only_what_changed_is_computed(world: World) -> None:
+    calls = Calls()
+    update = Update(world.words(), calls)
+    world.put(a=("1", "1", 1), b=("1", "1", 2), c=("1", "1", 3))
+    assert _run(world, update).total == Counts(new=3)
+    assert _run(world, update).total == Counts()
+    world.put(a=("2", "1", 1), b=("1", "2", 2))  # of b only the title, which words do not read
+    world.drop("c")
+    calls.docs.clear()
+    outcome = _run(world, update)
+    assert outcome.total == Counts(stale=1, orphaned=1)
+    assert calls.docs == ["a"]
+    assert outcome.written == 1
+    assert {row["doc"] for row in world.rows("t/words")} == {"a", "b"}
+
+
+def test_upstream_that_was_never_written(world: World) -> None:
+    outcome = _run(world, Update(world.words(), Calls()))
+    assert outcome.total == Counts()
+    assert outcome.notes == ["nothing to do: t/docs has no rows yet"]
+
+
+def test_the_compute_sees_upstream_columns_and_none_of_metaxys(world: World) -> None:
+    seen: list[Sample] = []
+
+    def compute(sample: Sample) -> dict[str, int]:
+        seen.append(sample)
+        return {"words": 1}
+
+    world.put(a=("1", "1", 1))
+    _run(world, Update(world.words(), compute))
+    assert seen == [{"doc": "a", "pages": 1}]
+
+
+def test_chunks_are_durable_one_by_one(world: World) -> None:
+    world.put(**{f"d{n:02}": ("1", "1", n) for n in range(25)})
+    feature = world.words()
+    durable: list[int] = []
+
+    def compute(sample: Sample) -> dict[str, int]:
+        with world.store.open("r") as store:
+            durable.append(
+                len(store.read("t/words").collect()) if store.has_feature("t/words") else 0
+            )
+        return {"words": 1}
+
+    _run(world, Update(feature, compute, chunk_rows=10))
+    assert durable == [0] * 10 + [10] * 10 + [20] * 5
+    durable.clear()
+    world.put(**{f"d{n:02}": ("2", "1", n) for n in range(3)})
+    _run(world, Update(feature, compute, chunk_seconds=0))
+    assert len(durable) == 3
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_failing_samples_are_named_and_tried_again(world: World, workers: int) -> None:
+    world.put(a=("1", "1", 1), b=("1", "1", 0), c=("1", "1", 3))
+    feature = world.words()
+    outcome = _run(world, Update(feature, lambda s: {"words": 100 // s["pages"]}, workers=workers))
+    assert outcome.total == Counts(new=3, failed=1)
+    (failed,) = outcome.failed
+    assert str(failed).startswith("doc=b: ZeroDivisionError: ")
+    assert {row["doc"] for row in world.rows("t/words")} == {"a", "c"}
+    assert _run(world, Update(feature, lambda s: {"words": 1})).total == Counts(new=1)
+
+
+def test_a_wrong_compute_ends_the_update_and_keeps_what_was_done(world: World) -> None:
+    world.put(a=("1", "1", 1), b=("1", "1", 2))
+    done: list[str] = []
+
+    def compute(sample: Sample) -> dict[str, int]:
+        done.append(sample["doc"])
+        return {"words": 1} if len(done) == 1 else {"word": 1}
+
+    with pytest.raises(ComputeError, match=f"sample doc={'b'}|sample doc={'a'}"):
+        _run(world, Update(world.words(), compute))
+    assert [row["doc"] for row in world.rows("t/words")] == done[:1]
+
+
+def test_orphans_are_kept_until_the_upstream_has_run_at_its_new_version(world: World) -> None:
+    world.put(a=("1", "1", 1), b=("1", "1", 2), c=("1", "1", 3))
+    update = Update(world.words(), Calls())
+    _run(world, update)
+    # A new code version of a field that `words` does not depend on.
+    world.docs = Feature(
+        "t/docs",
+        ("doc",),
+        world.docs.columns,
+        fields=({"key": "text"}, {"key": "title", "code_version": "2"}),
+    )
+    world.docs.register("t")
+    outcome = _run(world, update)
+    assert outcome.total.orphaned == 0
+    assert "kept" in outcome.notes[0]
+    world.put(a=("1", "9", 1))  # a run of the upstream that was killed after one sample
+    assert _run(world, update).total.orphaned == 0
+    assert len(world.rows("t/words")) == 3
+    world.put(b=("1", "9", 2))
+    world.drop("b")  # and this one is really gone
+    world.put(c=("1", "9", 3))
+    assert _run(world, update).total.orphaned == 1
+    assert {row["doc"] for row in world.rows("t/words")} == {"a", "c"}
+
+
+def test_null_ids_are_refused(world: World) -> None:
+    with world.store.open("w") as store:
+        versions = {"text": "1", "title": "1"}
+        store.write(
+            "t/docs",
+            pl.DataFrame(
+                {
+                    "doc": ["a", None],
+                    "pages": [1, 1],
+                    "metaxy_provenance_by_field": [versions, versions],
+                }
+            ),
+        )
+    outcome = _run(world, Update(world.words(), Calls()))
+    assert [f.error for f in outcome.failed] == ["NullId"]
+    assert [row["doc"] for row in world.rows("t/words")] == ["a"]
+
+
+class TestExpansion:
+    @staticmethod
+    def pages(sample: Sample) -> list[dict[str, int]]:
+        return [{"page": n} for n in range(sample["pages"])]
+
+    def _pages(self, world: World) -> dict[str, list[int]]:
+        found: dict[str, list[int]] = {}
+        for row in world.rows("t/pages"):
+            found.setdefault(str(row["doc"]), []).append(row["page"])  # type: ignore[arg-type]
+        return {doc: sorted(pages) for doc, pages in found.items()}
+
+    def test_children_that_are_gone_are_deleted(self, world: World) -> None:
+        update = Update(world.pages(), self.pages)
+        world.put(a=("1", "1", 3), b=("1", "1", 2), c=("1", "1", 1))
+        assert _run(world, update).total == Counts(new=3)
+        assert self._pages(world) == {"a": [0, 1, 2], "b": [0, 1], "c": [0]}
+        world.put(a=("2", "1", 1), c=("2", "1", 2))
+        world.drop("b")
+        assert _run(world, update).total == Counts(stale=2, orphaned=1)
+        assert self._pages(world) == {"a": [0], "c": [0, 1]}
+        assert _run(world, update).total == Counts()
+
+    def test_all_children_of_a_parent_come_in_one_commit(self, world: World) -> None:
+        commits: list[int] = []
+        world.put(a=("1", "1", 30), b=("1", "1", 30))
+
+        def compute(sample: Sample) -> list[dict[str, int]]:
+            with world.store.open("r") as store:
+                if store.has_feature("t/pages"):
+                    commits.append(len(store.read("t/pages").collect()))
+            return self.pages(sample)
+
+        _run(world, Update(world.pages(), compute, chunk_rows=10))
+        assert commits == [30]
+
+    def test_wrong_children(self, world: World) -> None:
+        world.put(a=("1", "1", 1))
+        feature = world.pages()
+        outcome = _run(world, Update(feature, lambda s: [{"page": 1}, {"page": 1}]))
+        assert "two rows for doc=a, page=1" in outcome.failed[0].message
+        outcome = _run(world, Update(feature, lambda s: []))
+        assert "no rows" in outcome.failed[0].message
+
+
+class TestArtifacts:
+    @staticmethod
+    def write(sample: Sample, folder: Path) -> list[dict[str, Any]]:
+        rows = []
+        for page in range(sample["pages"]):
+            (folder / f"{page}.txt").write_text(sample["doc"])
+            rows.append({"page": page, "file": f"{page}.txt"})
+        return rows
+
+    def test_files_follow_their_rows(self, world: World) -> None:
+        root = world.root / "artifacts"
+        update = Update(world.pages(artifact=True), self.write, artifacts=root)
+        awkward = {"a": ("1", "1", 2), "../x": ("1", "1", 1), "ü" * 90: ("1", "1", 1)}
+        world.put(**awkward)
+
+        def check() -> None:
+            named = {str(row["file"]) for row in world.rows("t/pages")}
+            there = {str(p) for p in root.rglob("*") if p.is_file()}
+            assert named == there
+            assert all(str(root / "t/pages") in os.path.realpath(file) for file in named)
+
+        _run(world, update)
+        check()
+        world.put(a=("2", "1", 1))
+        world.drop("../x")
+        assert _run(world, update).total == Counts(stale=1, orphaned=1)
+        check()
+
+    def test_a_failed_compute_leaves_no_file(self, world: World) -> None:
+        def compute(sample: Sample, folder: Path) -> list[dict[str, Any]]:
+            (folder / "half.txt").write_text("x")
+            raise OSError("disk full")
+
+        world.put(a=("1", "1", 1))
+        root = world.root / "artifacts"
+        outcome = _run(world, Update(world.pages(artifact=True), compute, artifacts=root))
+        assert outcome.total.failed == 1
+        assert [p for p in root.rglob("*") if p.is_file()] == []
+
+    def test_what_dead_runs_left_is_removed(self, tmp_path: Path) -> None:
+        artifacts = Artifacts(tmp_path, "a/b")
+        for name, age in (("dead", 90_000), ("alive", 0)):
+            left = artifacts.folder / ".work" / name
+            left.mkdir(parents=True)
+            os.utime(left, (time.time() - age, time.time() - age))
+        with artifacts.workspace():
+            assert {p.name for p in (artifacts.folder / ".work").iterdir()} > {"alive"}
+            assert not (artifacts.folder / ".work/dead").exists()
+
+    @pytest.mark.parametrize(
+        "ids",
+        [("a",), ("a/b",), ("..",), (".",), ("",), (".work",), ("x" * 300,), ("é 代",), ("a", 3)],
+    )
+    def test_names_are_safe(self, ids: tuple[Any, ...]) -> None:
+        name = safe_name(ids)
+        assert name not in ("", ".", "..", ".work")
+        assert "/" not in name
+        assert len(name.encode()) < 200
+
+    def test_names_differ_where_ids_do(self) -> None:
+        ids = [("a/b",), ("a%2Fb",), ("a", "b"), ("a,b",), ("",), ("%",), (".",), ("%2E",),
+               ("x" * 300,), ("x" * 301,)]  # fmt: skip
+        assert len({safe_name(i) for i in ids}) == len(ids)
+
+
+def test_scope_limits_to_partitions_and_counts_by_them(world: World) -> None:
+    world.put(a1=("1", "1", 1), a2=("1", "1", 0), b1=("1", "1", 1))
+    update = Update(world.words(), lambda s: {"words": 1 // s["pages"]})
+    key_of = lambda sample: sample["doc"][0]  # noqa: E731
+    outcome = _run(world, update, Scope(key_of, {"a"}))
+    assert outcome.partitions == {"a": Counts(new=2, failed=1)}
+    assert outcome.up_to_date == set()
+    assert [row["doc"] for row in world.rows("t/words")] == ["a1"]
+    outcome = _run(world, update, Scope(key_of))
+    assert outcome.partitions == {"a": Counts(new=1, failed=1), "b": Counts(new=1)}
+    assert outcome.up_to_date == {"b"}
+    world.drop("b1", "a1")
+    outcome = _run(world, update, Scope(key_of, {"a"}))
+    assert outcome.total.orphaned == 1
+    assert [row["doc"] for row in world.rows("t/words")] == ["b1"]
+
+
+KILLED = """
+    import sys, time
+    sys.path.insert(0, {tests!r})
+    from pathlib import Path
+    import metaxy as mx
+    from conftest_increment import LOG, World
+    from dagster_metaxy.increment.update import Scope, Update
+
+    def compute(sample, folder):
+        rows = []
+        for page in range(4):
+            time.sleep(0.005)
+            (folder / f"{{page}}.txt").write_text("x" * 1000)
+            rows.append({{"page": page, "file": f"{{page}}.txt"}})
+        with open({log!r}, "a") as log:
+            log.write(sample["doc"] + "\\n")
+        return rows
+
+    with mx.FeatureGraph().use():
+        world = World(Path({root!r}))
+        feature = world.pages(artifact=True)
+        Update(feature, compute, artifacts=Path({root!r}) / "artifacts", workers=2,
+               chunk_rows=20).run(world.store, Scope(), LOG)
+    """
+
+
+def test_killed_at_any_moment_the_next_run_finishes(world: World) -> None:
+    """A real process, killed a dozen times; each time at most a chunk is lost."""
+    log = world.root / "computed.log"
+    script = world.root / "run.py"
+    script.write_text(
+        textwrap.dedent(KILLED).format(
+            tests=str(Path(__file__).parent), log=str(log), root=str(world.root)
+        )
+    )
+    docs = {f"d{n:03}": ("1", "1", 4) for n in range(120)}
+    world.put(**docs)
+    feature = world.pages(artifact=True)
+    kills = 0
+    for attempt in range(40):
+        process = subprocess.Popen(
+            [sys.executable, str(script)], stderr=subprocess.PIPE, start_new_session=True
+        )
+        before = len(log.read_text().split()) if log.exists() else 0
+        deadline = time.monotonic() + 60
+        # Let it compute a few samples, then kill it in the middle of whatever it does.
+        while process.poll() is None and time.monotonic() < deadline:
+            computed = len(log.read_text().split()) if log.exists() else 0
+            if computed > before + 3 + attempt % 9:
+                time.sleep(0.003 * (attempt % 7))
+                os.killpg(process.pid, signal.SIGKILL)
+                kills += 1
+                break
+            time.sleep(0.001)
+        _, errors = process.communicate()
+        if process.returncode == 0:
+            break
+        assert process.returncode == -signal.SIGKILL, errors.decode()
+    else:
+        pytest.fail("never finished")
+    assert kills >= 5
+    rows = world.rows("t/pages")
+    assert len(rows) == 4 * len(docs)
+    assert len({(row["doc"], row["page"]) for row in rows}) == len(rows)
+    assert all(Path(str(row["file"])).stat().st_size == 1000 for row in rows)
+    recomputed = len(log.read_text().split()) - len(docs)
+    assert recomputed <= kills * (5 + 2 * 2 + 2)  # a chunk, and what was in the workers' hands
+    outcome = Update(feature, TestArtifacts.write, artifacts=world.root / "artifacts").run(
+        world.store, Scope(), LOG
+    )
+    assert outcome.total == Counts()
