@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections.abc import Sequence
@@ -107,9 +108,9 @@ def load(context: dg.ComponentLoadContext) -> MetaxyAssetComponent:
     return MetaxyAssetComponent(
         feature="{feature}",
         # The features whose samples this one is computed from.
-        deps={deps!r},
+        deps={deps},
         # What names a sample: the same as upstream, since one sample is computed from one.
-        id_columns={id_columns!r},
+        id_columns={id_columns},
         # What the compute returns.
         columns={{"example": "str"}},
         compute={function},
@@ -155,7 +156,9 @@ class MetaxyAssetScaffolder(dg.Scaffolder[MetaxyAssetParams]):
             (folder / "compute.py").write_text(_COMPUTE.format(**words, declared=declared))
             if request.scaffold_format == "python":
                 (folder / "component.py").write_text(
-                    _PYTHON.format(**words, deps=params.depends_on, id_columns=ids)
+                    _PYTHON.format(
+                        **words, deps=json.dumps(params.depends_on), id_columns=json.dumps(ids)
+                    )
                 )
             else:
                 deps = "\n".join(f"    - {key}" for key in params.depends_on)

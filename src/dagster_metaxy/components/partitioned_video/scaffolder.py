@@ -36,8 +36,8 @@ type: dagster_metaxy.PartitionedVideoComponent
 
 attributes:
   # Absolute, or below the project's root. With a glob:
-  #   source: {{path: {source}, glob: "**/*.mp4"}}
-  source: {source}
+  #   source: {{path: "{source}", glob: "**/*.mp4"}}
+  source: "{source}"
 
   # The features are {prefix}/videos and one for each step; the job is named after it, too.
   feature_prefix: {prefix}
@@ -70,11 +70,11 @@ from dagster_metaxy import PartitionedVideoComponent
 def load(context: dg.ComponentLoadContext) -> PartitionedVideoComponent:
     return PartitionedVideoComponent(
         # Absolute, or below the project's root.
-        source={source!r},
+        source="{source}",
         # The features are {prefix}/videos and one for each step; the job is named after it, too.
-        feature_prefix={prefix!r},
+        feature_prefix="{prefix}",
         # "none", "dynamic" (a partition per video), or a mapping as in YAML.
-        partitions={partitions!r},
+        partitions="{partitions}",
         steps=[{{"type": "frames", "every_seconds": 1, "max_size": 640}}, "audio"],
     )
 '''
@@ -97,6 +97,8 @@ class PartitionedVideoScaffolder(dg.Scaffolder[PartitionedVideoParams]):
                     " than a word, and are explained in the file."
                 )
             prefix = params.feature_prefix or re.sub(r"[^A-Za-z0-9-]+", "_", folder.name)
+            if re.search(r"[\"\\\n]", params.source):
+                raise click.UsageError("--source: quotes and backslashes are not taken in paths.")
             source = root / params.source
             if not source.exists():
                 source.mkdir(parents=True)
