@@ -1,0 +1,197 @@
+"""The reference pipeline through the installed `dg`, in processes of its own, on real clips."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import media_tools
+import pytest
+from conftest import CLIPS
+
+pytestmark = pytest.mark.e2e
+
+REPOSITORY = Path(__file__).parents[2]
+BIN = Path(sys.executable).parent
+DUB = REPOSITORY / "tests/media/dub.wav"
+ASSETS = ("videos", "frames", "brightness", "audio", "loudness")
+NOTHING = dict.fromkeys(ASSETS, (0, 0, 0, 0))
+
+
+class Home:
+    """A project with this repository's `defs/`, clips and metaxy.toml, and a Dagster home."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.home = root / "home"
+        package = root / "src/demo"
+        package.mkdir(parents=True)
+        self.home.mkdir()
+        (self.home / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
+        (package / "__init__.py").touch()
+        shutil.copy(REPOSITORY / "src/dagster_metaxy/definitions.py", package)
+        shutil.copytree(REPOSITORY / "defs", package / "defs")
+        shutil.copytree(CLIPS, root / "clips")
+        shutil.copy(REPOSITORY / "metaxy.toml", root)
+        (root / "pyproject.toml").write_text(
+            '[tool.dg]\ndirectory_type = "project"\n[tool.dg.project]\nroot_module = "demo"\n'
+        )
+
+    @property
+    def env(self) -> dict[str, str]:
+        return {
+            **os.environ,
+            "DAGSTER_HOME": str(self.home),
+            "PYTHONPATH": str(self.root / "src"),
+            "VIRTUAL_ENV": str(BIN.parent),
+            "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+            "COLUMNS": "200",
+        }
+
+    def dg(self, *arguments: str, ok: bool = True) -> str:
+        done = subprocess.run(
+            [BIN / "dg", *arguments],
+            cwd=self.root,
+            env=self.env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        assert (done.returncode == 0) == ok, done.stdout[-4000:]
+        return done.stdout
+
+    def counts(self) -> dict[str, tuple[int, int, int, int]]:
+        """New, stale, orphaned and failed samples of the latest materializations."""
+        counts = {}
+        with dg.DagsterInstance.from_config(str(self.home)) as instance:
+            for name in ASSETS:
+                event = instance.get_latest_materialization_event(dg.AssetKey(["clips", name]))
+                assert event is not None
+                assert event.asset_materialization is not None
+                metadata = event.asset_materialization.metadata
+                counts[name] = tuple(
+                    metadata[key].value for key in ("new", "stale", "orphaned", "failed")
+                )
+        return counts
+
+    def launch(self) -> dict[str, tuple[int, int, int, int]]:
+        self.dg("launch", "--job", "clips")
+        return self.counts()
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    return Home(tmp_path)
+
+
+def test_the_commands_of_dg(home: Home) -> None:
+    components = home.dg("list", "components")
+    assert "dagster_metaxy.components.MetaxyAssetComponent" in components
+    assert "dagster_metaxy.components.PartitionedVideoComponent" in components
+    assert "validated successfully" in home.dg("check", "yaml")
+    assert "loaded successfully" in home.dg("check", "defs")
+    listed = json.loads(home.dg("list", "defs", "--json"))
+    assert {asset["asset_key"] for asset in listed["assets"]} == {
+        f"clips/{name}" for name in ASSETS
+    }
+    assert [job["name"] for job in listed["jobs"]] == ["clips"]
+    assert [sensor["name"] for sensor in listed["sensors"]] == ["clips_sensor"]
+
+
+def test_what_is_recomputed(home: Home) -> None:
+    first = home.launch()
+    assert first["videos"] == first["frames"] == (3, 0, 0, 0)
+    assert first["audio"] == first["loudness"] == (2, 0, 0, 0)
+    assert first["brightness"] == (29, 0, 0, 0)
+    assert home.launch() == NOTHING
+
+    # The soundtrack of one clip, its picture packets untouched.
+    portrait = home.root / "clips/portrait.mp4"
+    media_tools.replace_audio(CLIPS / "portrait.mp4", DUB, portrait)
+    one = (0, 1, 0, 0)
+    assert home.launch() == {**NOTHING, "videos": one, "audio": one, "loudness": one}
+
+    # Touched, the folder renamed, and remuxed, at once.
+    media_tools.remux(portrait, home.root / "clips/portrait.mkv")
+    portrait.unlink()
+    (home.root / "clips/bikes.mp4").touch()
+    (home.root / "clips").rename(home.root / "moved")
+    yaml = home.root / "src/demo/defs/clips/defs.yaml"
+    yaml.write_text(yaml.read_text().replace("source: clips", "source: moved"))
+    assert home.launch() == NOTHING
+
+    # Corrupt files among them.
+    (home.root / "moved/empty.mp4").touch()
+    media_tools.faststart(CLIPS / "portrait.mp4", home.root / "whole.mp4")
+    media_tools.truncate(home.root / "whole.mp4", home.root / "moved/half.mp4", 0.5)
+    printed = home.dg("launch", "--job", "clips")
+    assert home.counts() == {**NOTHING, "videos": (0, 0, 0, 2)}
+    assert "video_id=empty: MediaError: empty.mp4: Invalid data found" in printed
+    assert "video_id=half: MediaError: half.mp4: truncated" in printed
+
+    # A partition by itself, as a user names it.
+    home.dg("launch", "--assets", "clips/frames", "--partition", "bikes")
+
+
+def _get(url: str) -> bytes:
+    with urllib.request.urlopen(url, timeout=5) as response:
+        return response.read()
+
+
+@pytest.fixture
+def served(home: Home) -> Iterator[str]:
+    """The address of a `dg dev` that serves the project."""
+    port = "3977"
+    process = subprocess.Popen(
+        [BIN / "dg", "dev", "--host", "127.0.0.1", "--port", port],
+        cwd=home.root,
+        env=home.env,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        deadline = time.monotonic() + 120
+        while True:
+            try:
+                _get(f"{url}/server_info")
+                break
+            except OSError:
+                assert process.poll() is None
+                assert time.monotonic() < deadline
+                time.sleep(0.5)
+        yield url
+    finally:
+        os.killpg(process.pid, signal.SIGINT)
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def test_dg_dev_serves_the_graph(home: Home, served: str) -> None:
+    query = "{ assetNodes { assetKey { path } kinds groupName partitionDefinition { name } } }"
+    request = urllib.request.Request(
+        f"{served}/graphql",
+        data=json.dumps({"query": query}).encode(),
+        headers={"content-type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=60) as response:
+        nodes = json.load(response)["data"]["assetNodes"]
+    assert {node["assetKey"]["path"][-1] for node in nodes} == set(ASSETS)
+    for node in nodes:
+        assert node["groupName"] == "clips"
+        assert "metaxy" in node["kinds"]
+    partitioned = {n["assetKey"]["path"][-1] for n in nodes if n["partitionDefinition"]}
+    assert partitioned == {"videos", "frames", "audio"}
