@@ -3,16 +3,25 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import metaxy as mx
 import polars as pl
 import pytest
 
 from dagster_metaxy.declare.columns import Column
-from dagster_metaxy.declare.feature import Feature
+from dagster_metaxy.declare.feature import Feature, expansion
 from dagster_metaxy.declare.project import load_project, starter_config
+from dagster_metaxy.increment.compute import Compute, Runtime
+from dagster_metaxy.increment.update import Update
 
 LOG = logging.getLogger("test")
+RUNTIME = Runtime(LOG)
+
+
+def update(world: World, feature: Feature, compute: Any, **options: Any) -> Update:
+    """The update of a feature in a world."""
+    return Update(feature, Compute(compute), world.root / "artifacts", **options)
 
 
 class World:
@@ -83,14 +92,13 @@ class World:
         """1:N from the root: a sample per page."""
         columns = {"page": Column("int")}
         if artifact:
-            columns["file"] = Column("str", artifact=True)
+            columns["file"] = Column("str")
         return self.define(
             Feature(
                 "t/pages",
                 ("doc", "page"),
                 columns,
-                deps=({"feature": "t/docs"},),
-                expansion=("doc",),
+                deps=({"feature": "t/docs", "lineage": expansion(["doc"])},),
             )
         )
 

@@ -15,10 +15,11 @@ import metaxy.ext.dagster as mxd
 import narwhals as nw
 import polars as pl
 import pytest
-from conftest_increment import LOG, World
+from conftest_increment import RUNTIME, World
+from conftest_increment import update as updating
 
 from dagster_metaxy.increment import store as stores
-from dagster_metaxy.increment.update import Scope, Update
+from dagster_metaxy.increment.update import Scope
 
 
 def _frame(doc: str, pages: int | None) -> pl.DataFrame:
@@ -50,8 +51,8 @@ def test_a_column_that_is_null_in_one_chunk_and_typed_in_the_next(world: World) 
         odd = sample["pages"] % 2
         return {"value": 0.5 if odd else None, "tags": ["x"] if odd else None}
 
-    update = Update(feature, compute, chunk_rows=1)
-    assert update.run(world.store, Scope(), LOG).failed == []
+    update = updating(world, feature, compute, chunk_rows=1)
+    assert update.run(world.store, Scope(), RUNTIME).failed == []
     assert {row["value"] for row in world.rows("t/maybe")} == {None, 0.5}
 
 
@@ -114,7 +115,9 @@ def test_several_processes_write_a_new_table_at_once(world: World) -> None:
 def test_deleting_by_ids_of_several_columns(world: World) -> None:
     feature = world.pages()
     world.put(a=("1", "1", 3), b=("1", "1", 3))
-    Update(feature, lambda s: [{"page": n} for n in range(3)]).run(world.store, Scope(), LOG)
+    updating(world, feature, lambda s: [{"page": n} for n in range(3)]).run(
+        world.store, Scope(), RUNTIME
+    )
     with world.store.open("w") as store:
         stores.delete(store, "t/pages", ["doc", "page"], [("a", 1), ("b", 2), ("c", 1)])
     left = {(row["doc"], row["page"]) for row in world.rows("t/pages")}
@@ -122,13 +125,13 @@ def test_deleting_by_ids_of_several_columns(world: World) -> None:
 
 
 def test_a_deleted_sample_that_is_listed_again_comes_back(world: World) -> None:
-    update = Update(world.words(), lambda s: {"words": 1})
+    update = updating(world, world.words(), lambda s: {"words": 1})
     world.put(a=("1", "1", 1))
-    update.run(world.store, Scope(), LOG)
+    update.run(world.store, Scope(), RUNTIME)
     world.drop("a")
-    assert update.run(world.store, Scope(), LOG).total.orphaned == 1
+    assert update.run(world.store, Scope(), RUNTIME).total.orphaned == 1
     world.put(a=("1", "1", 1))
-    assert update.run(world.store, Scope(), LOG).total.new == 1
+    assert update.run(world.store, Scope(), RUNTIME).total.new == 1
     assert len(world.rows("t/words")) == 1
 
 
@@ -178,9 +181,9 @@ def test_upstream_that_was_never_written_raises_in_metaxy(world: World) -> None:
 def test_metaxy_calls_all_orphaned_after_a_code_version_changed_upstream(world: World) -> None:
     from dataclasses import replace
 
-    update = Update(world.words(), lambda s: {"words": 1})
+    update = updating(world, world.words(), lambda s: {"words": 1})
     world.put(a=("1", "1", 1))
-    update.run(world.store, Scope(), LOG)
+    update.run(world.store, Scope(), RUNTIME)
     fields = ({"key": "text"}, {"key": "title", "code_version": "2"})
     replace(world.docs, fields=fields).register("t")
     with world.store.open("r") as store:

@@ -14,10 +14,12 @@ from typing import Any
 
 import polars as pl
 import pytest
-from conftest_increment import LOG, World
+from conftest_increment import RUNTIME, World
+from conftest_increment import update as updating
 
 from dagster_metaxy.declare.feature import Feature
 from dagster_metaxy.increment.artifacts import Artifacts, safe_name
+from dagster_metaxy.increment.compute import ComputeContext
 from dagster_metaxy.increment.outcome import Counts, Outcome
 from dagster_metaxy.increment.update import ComputeError, Scope, Update
 
@@ -25,7 +27,7 @@ Sample = Mapping[str, Any]
 
 
 def _run(world: World, update: Update, scope: Scope | None = None) -> Outcome:
-    return update.run(world.store, scope or Scope(), LOG)
+    return update.run(world.store, scope or Scope(), RUNTIME)
 
 
 class Calls:
@@ -41,7 +43,7 @@ class Calls:
 
 def test_only_what_changed_is_computed(world: World) -> None:
     calls = Calls()
-    update = Update(world.words(), calls)
+    update = updating(world, world.words(), calls)
     world.put(a=("1", "1", 1), b=("1", "1", 2), c=("1", "1", 3))
     assert _run(world, update).total == Counts(new=3)
     assert _run(world, update).total == Counts()
@@ -56,7 +58,7 @@ def test_only_what_changed_is_computed(world: World) -> None:
 
 
 def test_upstream_that_was_never_written(world: World) -> None:
-    outcome = _run(world, Update(world.words(), Calls()))
+    outcome = _run(world, updating(world, world.words(), Calls()))
     assert outcome.total == Counts()
     assert outcome.notes == ["nothing to do: t/docs has no rows yet"]
 
@@ -69,7 +71,7 @@ def test_the_compute_sees_upstream_columns_and_none_of_metaxys(world: World) -> 
         return {"words": 1}
 
     world.put(a=("1", "1", 1))
-    _run(world, Update(world.words(), compute))
+    _run(world, updating(world, world.words(), compute))
     assert seen == [{"doc": "a", "pages": 1}]
 
 
@@ -85,11 +87,11 @@ def test_chunks_are_durable_one_by_one(world: World) -> None:
             )
         return {"words": 1}
 
-    _run(world, Update(feature, compute, chunk_rows=10))
+    _run(world, updating(world, feature, compute, chunk_rows=10))
     assert durable == [0] * 10 + [10] * 10 + [20] * 5
     durable.clear()
     world.put(**{f"d{n:02}": ("2", "1", n) for n in range(3)})
-    _run(world, Update(feature, compute, chunk_seconds=0))
+    _run(world, updating(world, feature, compute, chunk_seconds=0))
     assert len(durable) == 3
 
 
@@ -97,12 +99,14 @@ def test_chunks_are_durable_one_by_one(world: World) -> None:
 def test_failing_samples_are_named_and_tried_again(world: World, workers: int) -> None:
     world.put(a=("1", "1", 1), b=("1", "1", 0), c=("1", "1", 3))
     feature = world.words()
-    outcome = _run(world, Update(feature, lambda s: {"words": 100 // s["pages"]}, workers=workers))
+    outcome = _run(
+        world, updating(world, feature, lambda s: {"words": 100 // s["pages"]}, workers=workers)
+    )
     assert outcome.total == Counts(new=3, failed=1)
     (failed,) = outcome.failed
     assert str(failed).startswith("doc=b: ZeroDivisionError: ")
     assert {row["doc"] for row in world.rows("t/words")} == {"a", "c"}
-    assert _run(world, Update(feature, lambda s: {"words": 1})).total == Counts(new=1)
+    assert _run(world, updating(world, feature, lambda s: {"words": 1})).total == Counts(new=1)
 
 
 def test_a_wrong_compute_ends_the_update_and_keeps_what_was_done(world: World) -> None:
@@ -114,13 +118,13 @@ def test_a_wrong_compute_ends_the_update_and_keeps_what_was_done(world: World) -
         return {"words": 1} if len(done) == 1 else {"word": 1}
 
     with pytest.raises(ComputeError, match=f"sample doc={'b'}|sample doc={'a'}"):
-        _run(world, Update(world.words(), compute))
+        _run(world, updating(world, world.words(), compute))
     assert [row["doc"] for row in world.rows("t/words")] == done[:1]
 
 
 def test_orphans_are_kept_until_the_upstream_has_run_at_its_new_version(world: World) -> None:
     world.put(a=("1", "1", 1), b=("1", "1", 2), c=("1", "1", 3))
-    update = Update(world.words(), Calls())
+    update = updating(world, world.words(), Calls())
     _run(world, update)
     # A new code version of a field that `words` does not depend on.
     world.docs = Feature(
@@ -156,7 +160,7 @@ def test_null_ids_are_refused(world: World) -> None:
                 }
             ),
         )
-    outcome = _run(world, Update(world.words(), Calls()))
+    outcome = _run(world, updating(world, world.words(), Calls()))
     assert [f.error for f in outcome.failed] == ["NullId"]
     assert [row["doc"] for row in world.rows("t/words")] == ["a"]
 
@@ -173,7 +177,7 @@ class TestExpansion:
         return {doc: sorted(pages) for doc, pages in found.items()}
 
     def test_children_that_are_gone_are_deleted(self, world: World) -> None:
-        update = Update(world.pages(), self.pages)
+        update = updating(world, world.pages(), self.pages)
         world.put(a=("1", "1", 3), b=("1", "1", 2), c=("1", "1", 1))
         assert _run(world, update).total == Counts(new=3)
         assert self._pages(world) == {"a": [0, 1, 2], "b": [0, 1], "c": [0]}
@@ -193,30 +197,31 @@ class TestExpansion:
                     commits.append(len(store.read("t/pages").collect()))
             return self.pages(sample)
 
-        _run(world, Update(world.pages(), compute, chunk_rows=10))
+        _run(world, updating(world, world.pages(), compute, chunk_rows=10))
         assert commits == [30]
 
     def test_wrong_children(self, world: World) -> None:
         world.put(a=("1", "1", 1))
         feature = world.pages()
-        outcome = _run(world, Update(feature, lambda s: [{"page": 1}, {"page": 1}]))
+        outcome = _run(world, updating(world, feature, lambda s: [{"page": 1}, {"page": 1}]))
         assert "two rows for doc=a, page=1" in outcome.failed[0].message
-        outcome = _run(world, Update(feature, lambda s: []))
+        outcome = _run(world, updating(world, feature, lambda s: []))
         assert "no rows" in outcome.failed[0].message
 
 
 class TestArtifacts:
     @staticmethod
-    def write(sample: Sample, folder: Path) -> list[dict[str, Any]]:
+    def write(sample: Sample, context: ComputeContext) -> list[dict[str, Any]]:
         rows = []
         for page in range(sample["pages"]):
-            (folder / f"{page}.txt").write_text(sample["doc"])
-            rows.append({"page": page, "file": f"{page}.txt"})
+            file = context.artifacts / f"{page}.txt"
+            file.write_text(sample["doc"])
+            rows.append({"page": page, "file": file})
         return rows
 
     def test_files_follow_their_rows(self, world: World) -> None:
         root = world.root / "artifacts"
-        update = Update(world.pages(artifact=True), self.write, artifacts=root)
+        update = updating(world, world.pages(artifact=True), self.write)
         awkward = {"a": ("1", "1", 2), "../x": ("1", "1", 1), "ü" * 90: ("1", "1", 1)}
         world.put(**awkward)
 
@@ -234,13 +239,13 @@ class TestArtifacts:
         check()
 
     def test_a_failed_compute_leaves_no_file(self, world: World) -> None:
-        def compute(sample: Sample, folder: Path) -> list[dict[str, Any]]:
-            (folder / "half.txt").write_text("x")
+        def compute(sample: Sample, context: ComputeContext) -> list[dict[str, Any]]:
+            (context.artifacts / "half.txt").write_text("x")
             raise OSError("disk full")
 
         world.put(a=("1", "1", 1))
         root = world.root / "artifacts"
-        outcome = _run(world, Update(world.pages(artifact=True), compute, artifacts=root))
+        outcome = _run(world, updating(world, world.pages(artifact=True), compute))
         assert outcome.total.failed == 1
         assert [p for p in root.rglob("*") if p.is_file()] == []
 
@@ -272,7 +277,7 @@ class TestArtifacts:
 
 def test_scope_limits_to_partitions_and_counts_by_them(world: World) -> None:
     world.put(a1=("1", "1", 1), a2=("1", "1", 0), b1=("1", "1", 1))
-    update = Update(world.words(), lambda s: {"words": 1 // s["pages"]})
+    update = updating(world, world.words(), lambda s: {"words": 1 // s["pages"]})
     key_of = lambda sample: sample["doc"][0]  # noqa: E731
     outcome = _run(world, update, Scope(key_of, {"a"}))
     assert outcome.partitions == {"a": Counts(new=2, failed=1)}
@@ -292,15 +297,17 @@ KILLED = """
     sys.path.insert(0, {tests!r})
     from pathlib import Path
     import metaxy as mx
-    from conftest_increment import LOG, World
-    from dagster_metaxy.increment.update import Scope, Update
+    from conftest_increment import RUNTIME, World
+    from conftest_increment import update as updating
+    from dagster_metaxy.increment.update import Scope
 
-    def compute(sample, folder):
+    def compute(sample, context):
         rows = []
         for page in range(4):
             time.sleep(0.005)
-            (folder / f"{{page}}.txt").write_text("x" * 1000)
-            rows.append({{"page": page, "file": f"{{page}}.txt"}})
+            file = context.artifacts / f"{{page}}.txt"
+            file.write_text("x" * 1000)
+            rows.append({{"page": page, "file": str(file)}})
         with open({log!r}, "a") as log:
             log.write(sample["doc"] + "\\n")
         return rows
@@ -308,8 +315,8 @@ KILLED = """
     with mx.FeatureGraph().use():
         world = World(Path({root!r}))
         feature = world.pages(artifact=True)
-        Update(feature, compute, artifacts=Path({root!r}) / "artifacts", workers=2,
-               chunk_rows=20).run(world.store, Scope(), LOG)
+        updating(world, feature, compute, workers=2,
+               chunk_rows=20).run(world.store, Scope(), RUNTIME)
     """
 
 
@@ -354,7 +361,5 @@ def test_killed_at_any_moment_the_next_run_finishes(world: World) -> None:
     assert all(Path(str(row["file"])).stat().st_size == 1000 for row in rows)
     recomputed = len(log.read_text().split()) - len(docs)
     assert recomputed <= kills * (5 + 2 * 2 + 2)  # a chunk, and what was in the workers' hands
-    outcome = Update(feature, TestArtifacts.write, artifacts=world.root / "artifacts").run(
-        world.store, Scope(), LOG
-    )
+    outcome = updating(world, feature, TestArtifacts.write).run(world.store, Scope(), RUNTIME)
     assert outcome.total == Counts()

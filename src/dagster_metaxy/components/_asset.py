@@ -12,6 +12,7 @@ from dagster_metaxy.declare.feature import Feature
 from dagster_metaxy.declare.partitions import Partitioning
 from dagster_metaxy.declare.project import MetaxyProject
 from dagster_metaxy.discovery.sensor import register_keys
+from dagster_metaxy.increment.compute import Runtime
 from dagster_metaxy.increment.outcome import Counts, Outcome, UpdateError
 from dagster_metaxy.increment.update import Scope
 from dagster_metaxy.report.metadata import (
@@ -41,7 +42,12 @@ class Runner(Protocol):
         """The same for `feature`, which is this one with more details."""
         ...
 
-    def run(self, store: mx.MetadataStore, scope: Scope, log: Any) -> Outcome:
+    @property
+    def resource_names(self) -> set[str]:
+        """The Dagster resources that it asks for."""
+        ...
+
+    def run(self, store: mx.MetadataStore, scope: Scope, runtime: Runtime) -> Outcome:
         """Compute what is new or stale, delete what is orphaned, and say what was done."""
         ...
 
@@ -60,12 +66,14 @@ class FeatureAsset:
         store: Name of the store in metaxy.toml; the default store if None.
         partitioning: Partitions, and which one a sample belongs to; None for no partitions.
         attributes: Further arguments of `dg.AssetSpec`.
+        metadata: Further metadata of the asset.
     """
 
     runner: Runner
     store: str | None = None
     partitioning: Partitioning | None = None
     attributes: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def feature(self) -> Feature:
@@ -91,7 +99,7 @@ class FeatureAsset:
         return mxd.metaxify(
             dg.AssetSpec(
                 self.key,
-                metadata={"metaxy/feature": self.feature.key},
+                metadata={**self.metadata, "metaxy/feature": self.feature.key},
                 partitions_def=self.partitioning.definition if self.partitioning else None,
                 **self.attributes,
             )
@@ -111,10 +119,10 @@ class FeatureAsset:
                 )
             ],
             backfill_policy=dg.BackfillPolicy.single_run() if self.partitioning else None,
+            required_resource_keys=self.runner.resource_names,
         )
-        def materialize(
-            context,
-        ) -> Iterator[Any]:  # Dagster reads annotations as objects, not as text
+        # Without an annotation: Dagster reads those of contexts as objects, not as text.
+        def materialize(context) -> Iterator[Any]:
             keys = None
             if context.has_partition_key or context.has_partition_key_range:
                 keys = list(context.partition_keys)
@@ -127,7 +135,7 @@ class FeatureAsset:
                     for key in keys:
                         if key not in failed:
                             yield self._partition_event(key, outcome)
-                    raise dg.Failure(failure_summary(outcome), metadata, allow_retries=False)
+                    raise dg.Failure(failure_summary(outcome), metadata)
             else:
                 yield from self._partition_events(context.instance, outcome)
             yield dg.MaterializeResult(
@@ -156,6 +164,7 @@ class FeatureAsset:
             out=dg.Out(dg.Nothing),
             description=self.feature.description,
             tags={"dagster/kind/metaxy": ""},
+            required_resource_keys=self.runner.resource_names,
         )
         def update(context) -> Iterator[Any]:
             outcome, metadata, data_version = self._update(context, project, None)
@@ -185,10 +194,16 @@ class FeatureAsset:
         keys: Sequence[str] | None,
     ) -> tuple[Outcome, dict[str, Any], str]:
         scope = Scope(self.partitioning.key if self.partitioning else None, keys)
+        runtime = Runtime(
+            log=context.log,
+            run_id=context.run_id,
+            partition_keys=tuple(keys or ()),
+            resources={n: getattr(context.resources, n) for n in self.runner.resource_names},
+        )
         with project.use():
             store = project.store(self.store, context.run_id)
             try:
-                outcome = self.runner.run(store, scope, context.log)
+                outcome = self.runner.run(store, scope, runtime)
             except UpdateError as error:
                 raise dg.Failure(str(error), allow_retries=False) from error
             metadata, data_version = outcome_metadata(store, self.feature, outcome)
@@ -197,7 +212,7 @@ class FeatureAsset:
             context.log.warning(f"{self.feature.key}: {note}")
         if outcome.failed and not metadata["dagster/row_count"]:
             # Not one sample, now or ever: that is no bad apple.
-            raise dg.Failure(failure_summary(outcome), metadata, allow_retries=False)
+            raise dg.Failure(failure_summary(outcome), metadata)
         return outcome, metadata, data_version
 
     def _partition_events(

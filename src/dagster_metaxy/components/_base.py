@@ -62,6 +62,15 @@ class FeatureComponent(dg.Component, dg.Model, dg.Resolvable):
         ),
     ] = None
 
+    artifacts: Annotated[
+        str,
+        dg.Resolver.default(
+            description="The folder for the files that computes write, absolute or below the project's"
+            " root.",
+            examples=["data/artifacts"],
+        ),
+    ] = "data/artifacts"
+
     _context: dg.ResolutionContext | None = PrivateAttr(default=None)
     # The features of the whole project, once they are registered; see `_graph`.
     _features: ProjectFeatures | None = PrivateAttr(default=None)

@@ -11,13 +11,20 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 
 from dagster_metaxy.components._asset import FeatureAsset
 from dagster_metaxy.components._base import FeatureComponent
 from dagster_metaxy.declare.errors import did_you_mean
-from dagster_metaxy.declare.feature import Feature, register_external
+from dagster_metaxy.declare.feature import (
+    AGGREGATION,
+    EXPANSION,
+    Feature,
+    identity,
+    register_external,
+)
 from dagster_metaxy.declare.project import ConfigurationMissing, MetaxyProject, load_project
 
 
@@ -166,16 +173,71 @@ def _check_upstream(
             )
             register_external(key, feature.parent_columns, project.name)
             continue
-        if unknown := [c for c in dep.get("select") or () if c not in upstream.columns]:
+        rename = dep.get("rename") or {}
+        columns = [rename.get(c, c) for c in upstream.columns]
+        if unknown := [c for c in rename if c not in upstream.columns]:
+            raise owner.error(_no_column(key, unknown[0], list(upstream.columns)), *where)
+        if unknown := [c for c in dep.get("select") or () if c not in columns]:
+            raise owner.error(_no_column(key, unknown[0], columns), *where)
+        _check_lineage(feature, dep, [rename.get(c, c) for c in upstream.id_columns], owner, where)
+    for index, item in enumerate(feature.fields):
+        for dep in item["deps"] if isinstance(item.get("deps"), list) else ():
+            upstream = declared.get(dep["feature"])
+            where = ("fields", index)
+            if dep["feature"] not in feature.upstream:
+                hint = did_you_mean(dep["feature"], feature.upstream)
+                raise owner.error(
+                    f"field {item['key']!r} depends on {dep['feature']!r}, which is none of the"
+                    f" feature's deps.{hint}",
+                    *where,
+                )
+            known = [f["key"] for f in upstream.fields] if upstream else None
+            for name in dep.get("fields") or ():
+                if known is not None and name not in known:
+                    raise owner.error(
+                        f"{dep['feature']!r} has no field {name!r}; it has: {', '.join(known)}."
+                        + did_you_mean(name, known),
+                        *where,
+                    )
+
+
+def _no_column(key: str, name: str, columns: list[str]) -> str:
+    return f"{key!r} has no column {name!r}; it has: {', '.join(columns)}." + did_you_mean(
+        name, columns
+    )
+
+
+def _check_lineage(
+    feature: Feature,
+    dep: Mapping[str, Any],
+    upstream_ids: list[str],
+    owner: FeatureComponent,
+    where: tuple[str | int, ...],
+) -> None:
+    """Refuse id columns that do not fit the lineage."""
+    relationship = dep.get("lineage", identity())["relationship"]
+    ids, parents, above = set(feature.id_columns), set(feature.parent_columns), set(upstream_ids)
+    names = f"a sample of {feature.key!r} is named by {', '.join(feature.id_columns)}"
+    theirs = f"one of its upstream {dep['feature']!r} by {', '.join(upstream_ids)}"
+    if relationship["type"] == AGGREGATION:
+        on = set(relationship.get("on") or feature.id_columns)
+        if not on <= above or not on <= ids:
             raise owner.error(
-                f"{key!r} has no column {unknown[0]!r}; it has: {', '.join(upstream.columns)}."
-                + did_you_mean(unknown[0], upstream.columns),
+                f"{names}, {theirs}: an aggregation needs the columns {', '.join(sorted(on))} in both",
                 *where,
             )
-        if set(upstream.id_columns) != set(feature.parent_columns):
+    elif relationship["type"] == EXPANSION:
+        on = set(relationship["on"])
+        if on != above or not on < ids:
             raise owner.error(
-                f"a sample of {feature.key!r} is named by {', '.join(feature.parent_columns)}, one"
-                f" of its upstream {key!r} by {', '.join(upstream.id_columns)}: they must be the"
-                " same, since one sample is computed from one",
-                "id_columns",
+                f"{names}, {theirs}: an expansion is `on` all id columns of the upstream, and its"
+                " samples have further ones",
+                *where,
             )
+    elif above != parents:
+        raise owner.error(
+            f"{names}, {theirs}: they must be the same, since one sample is computed from one."
+            " For one from a group, write `lineage: aggregation`; for many from one, `lineage:"
+            " {type: expansion, on: [...]}`",
+            "id_columns",
+        )

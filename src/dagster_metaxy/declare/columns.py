@@ -43,14 +43,11 @@ class Column:
         type: A name of `SCALARS`, or `list[...]` of one.
         nullable: Whether the column may hold null.
         description: What the column means, with its unit.
-        artifact: The column names a file that the compute wrote into its artifact directory;
-            the row gets the file's full path once it is published.
     """
 
     type: str = "str"
     nullable: bool = False
     description: str | None = None
-    artifact: bool = False
 
     def __post_init__(self) -> None:
         if not re.match(TYPE_PATTERN, self.type):

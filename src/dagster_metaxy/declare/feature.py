@@ -3,14 +3,40 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from dagster_metaxy.declare.columns import Column
 
 if TYPE_CHECKING:
     import metaxy as mx
+
+
+IDENTITY, AGGREGATION, EXPANSION = "1:1", "N:1", "1:N"
+
+
+def identity() -> dict[str, Any]:
+    """The lineage of a sample that is computed from one upstream sample, in Metaxy's shape."""
+    return {"relationship": {"type": IDENTITY}}
+
+
+def aggregation(on: Sequence[str] | None = None) -> dict[str, Any]:
+    """The lineage of a sample that is computed from all upstream samples of a group.
+
+    Args:
+        on: The columns that name the group; all id columns if left out.
+    """
+    return {"relationship": {"type": AGGREGATION, "on": list(on) if on else None}}
+
+
+def expansion(on: Sequence[str]) -> dict[str, Any]:
+    """The lineage of samples many of which are computed from one upstream sample.
+
+    Args:
+        on: The columns that name the upstream sample.
+    """
+    return {"relationship": {"type": EXPANSION, "on": list(on)}}
 
 
 @dataclass(frozen=True)
@@ -25,8 +51,7 @@ class Feature:
         fields: Fields in the plain shape of Metaxy's `FieldSpec`.
         deps: Dependencies in the plain shape of Metaxy's `FeatureDep`.
         description: What a sample of this feature is.
-        expansion: The id columns of the parent where one parent gives many samples (1:N);
-            None where each parent gives one (1:1).
+        metadata: Metaxy's metadata of the feature.
     """
 
     key: str
@@ -35,7 +60,7 @@ class Feature:
     fields: tuple[Mapping[str, Any], ...] = ({"key": "default"},)
     deps: tuple[Mapping[str, Any], ...] = ()
     description: str | None = None
-    expansion: tuple[str, ...] | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def upstream(self) -> tuple[str, ...]:
@@ -43,14 +68,24 @@ class Feature:
         return tuple(dep["feature"] for dep in self.deps)
 
     @property
-    def parent_columns(self) -> tuple[str, ...]:
-        """The id columns that name the upstream sample a row was computed from."""
-        return self.expansion or self.id_columns
+    def expansion(self) -> tuple[str, ...] | None:
+        """The id columns of the parent where one parent gives many samples (1:N), else None."""
+        return next((on for kind, on in self._lineages if kind == EXPANSION and on), None)
 
     @property
-    def artifact_columns(self) -> tuple[str, ...]:
-        """The columns that name files."""
-        return tuple(name for name, column in self.columns.items() if column.artifact)
+    def aggregates(self) -> bool:
+        """Whether a sample is computed from a group of upstream samples (N:1)."""
+        return any(kind == AGGREGATION for kind, _ in self._lineages)
+
+    @property
+    def _lineages(self) -> list[tuple[str, tuple[str, ...]]]:
+        relationships = [dep.get("lineage", identity())["relationship"] for dep in self.deps]
+        return [(r["type"], tuple(r.get("on") or ())) for r in relationships]
+
+    @property
+    def parent_columns(self) -> tuple[str, ...]:
+        """The id columns that name what a row was computed from, in one call of the compute."""
+        return self.expansion or self.id_columns
 
     def with_id_types(self, known: Mapping[str, Feature]) -> Feature:
         """This feature with all id columns typed: as declared, else as upstream, else `str`."""
@@ -66,19 +101,14 @@ class Feature:
         """The Metaxy specification, equal to one written in Python."""
         import metaxy as mx
 
-        deps = []
-        for dep in self.deps:
-            dep = dict(dep)
-            if self.expansion:
-                dep["lineage"] = mx.LineageRelationship.expansion(on=list(self.expansion))
-            deps.append(dep)
         return mx.FeatureSpec.model_validate(
             {
                 "key": self.key,
                 "id_columns": list(self.id_columns),
                 "fields": [dict(f) for f in self.fields],
-                "deps": deps,
+                "deps": [dict(dep) for dep in self.deps],
                 "description": self.description,
+                "metadata": dict(self.metadata),
             }
         )
 

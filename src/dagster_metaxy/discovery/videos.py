@@ -15,6 +15,7 @@ from dagster_metaxy.declare.partitions import PartitionError
 from dagster_metaxy.discovery.files import File, Listing, list_files, unique_ids
 from dagster_metaxy.engines import local
 from dagster_metaxy.increment import store as stores
+from dagster_metaxy.increment.compute import Runtime
 from dagster_metaxy.increment.outcome import FailedSample, Outcome
 from dagster_metaxy.increment.update import Scope
 
@@ -156,7 +157,12 @@ class Videos:
         """The same for `feature`, which is this one with more details."""
         return replace(self, feature=feature)
 
-    def run(self, store: mx.MetadataStore, scope: Scope, log: Any) -> Outcome:
+    @property
+    def resource_names(self) -> set[str]:
+        """Discovery asks for no Dagster resource."""
+        return set()
+
+    def run(self, store: mx.MetadataStore, scope: Scope, runtime: Runtime) -> Outcome:
         """Bring the root feature up to date with the source.
 
         A file with the size and modification time of its row is trusted. Others are hashed; a
@@ -165,13 +171,14 @@ class Videos:
         Args:
             store: The store, closed.
             scope: Which partitions.
-            log: Gets failures and progress.
+            runtime: For its log.
 
         Raises:
             SourceError: The source could not be listed to the end.
         """
         started = time.monotonic()
         outcome = Outcome()
+        log = runtime.log
         listing = self.listing()
         with store.open("w"):
             rows, current = self.stored(store)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
@@ -70,6 +71,10 @@ class Artifacts:
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+            # Most features have no files: nothing of them is left behind.
+            for empty in (parent, self.folder):
+                with contextlib.suppress(OSError):
+                    empty.rmdir()
 
     def publish(self, unfinished: Path, ids: Sequence[Any], version: str) -> Path:
         """Move the finished files of a sample to their place, in one step.

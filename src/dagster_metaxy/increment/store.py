@@ -70,11 +70,19 @@ def append(store: mx.MetadataStore, key: str, rows: pl.DataFrame) -> None:
 
 
 def delete(
-    store: mx.MetadataStore, key: str, columns: Sequence[str], ids: Collection[tuple[Any, ...]]
+    store: mx.MetadataStore,
+    key: str,
+    columns: Sequence[str],
+    ids: Collection[tuple[Any, ...]],
+    *,
+    hard: bool = False,
 ) -> None:
-    """Delete, softly, the rows whose `columns` have one of the given values."""
+    """Delete the rows whose `columns` have one of the given values.
+
+    Softly, they are marked as deleted and stay in the history; hard, they are removed.
+    """
     for condition in _any_of(columns, ids):
-        store.delete(key, condition)
+        store.delete(key, condition, soft=not hard)
 
 
 def rows_of(

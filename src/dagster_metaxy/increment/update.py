@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import logging
-import os
 import tempfile
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,13 +14,20 @@ from dagster_metaxy.declare.feature import Feature
 from dagster_metaxy.engines import local
 from dagster_metaxy.increment import store as stores
 from dagster_metaxy.increment.artifacts import Artifacts
+from dagster_metaxy.increment.compute import (
+    Compute,
+    ComputeContext,
+    Runtime,
+    Sample,
+    SignatureError,
+    moved,
+    rows_by_ids,
+)
 from dagster_metaxy.increment.outcome import FailedSample, Outcome, UpdateError
 
 if TYPE_CHECKING:
     import metaxy as mx
     import polars as pl
-
-Sample = Mapping[str, Any]
 
 
 class ComputeError(UpdateError):
@@ -53,10 +57,10 @@ class Scope:
 
 @dataclass(frozen=True)
 class Task:
-    """One upstream sample to compute.
+    """What one call of a compute is about: a sample, or the samples of one group.
 
     Attributes:
-        sample: The columns that the compute sees.
+        samples: The columns that the compute sees; several only where the feature aggregates.
         ids: Values of the parent columns.
         partition: The partition key, if any.
         stale: Whether rows of an older version are there.
@@ -64,7 +68,7 @@ class Task:
         provenance_by_field: The same, field by field.
     """
 
-    sample: Sample
+    samples: Sequence[Sample]
     ids: tuple[Any, ...]
     partition: str | None
     stale: bool
@@ -72,12 +76,15 @@ class Task:
     provenance_by_field: Mapping[str, str]
 
 
+Rows = list[dict[str, Any]]
+
+
 @dataclass
 class Chunk:
     """Computed rows that are not in the store yet."""
 
     tasks: list[Task] = field(default_factory=list)
-    rows: list[dict[str, Any]] = field(default_factory=list)
+    rows: Rows = field(default_factory=list)
     since: float = field(default_factory=time.monotonic)
 
 
@@ -88,18 +95,22 @@ class Update:
     Attributes:
         feature: What is computed.
         compute: Takes a sample (the columns of the upstream) and returns a mapping of this
-            feature's columns; with `feature.expansion`, an iterable of them; with artifact
-            columns, takes a second argument, the folder to write files into.
-        artifacts: The folder for the artifacts of all features, where the feature has any.
-        workers: How many samples are computed at once, in threads.
+            feature's columns; of an expansion, an iterable of them; of an aggregation, it takes
+            a list of samples.
+        artifacts: The folder for the artifacts of all features.
+        workers: How many samples, or batches of them, are computed at once, in threads.
+        batch_size: How many samples a compute that takes a frame gets at a time.
+        hard_delete: Whether orphaned rows are removed from the store, not only marked as deleted.
         chunk_rows: Rows are written when there are this many ...
         chunk_seconds: ... or when the oldest has waited this long.
     """
 
     feature: Feature
-    compute: Callable[..., Any]
-    artifacts: Path | None = None
+    compute: Compute
+    artifacts: Path
     workers: int = 1
+    batch_size: int = 256
+    hard_delete: bool = False
     chunk_rows: int = 1_000
     chunk_seconds: float = 5.0
 
@@ -107,7 +118,12 @@ class Update:
         """The same for `feature`, which is this one with more details."""
         return replace(self, feature=feature)
 
-    def run(self, store: mx.MetadataStore, scope: Scope, log: logging.Logger | Any) -> Outcome:
+    @property
+    def resource_names(self) -> set[str]:
+        """The Dagster resources that the compute asks for."""
+        return self.compute.resource_names
+
+    def run(self, store: mx.MetadataStore, scope: Scope, runtime: Runtime) -> Outcome:
         """Compute new and stale samples, delete orphaned ones, and say what was done.
 
         Rows are durable chunk by chunk: a killed run loses one chunk at most. A sample whose
@@ -116,7 +132,7 @@ class Update:
         Args:
             store: The store, closed.
             scope: Which samples.
-            log: Gets progress and failures.
+            runtime: What the run gives to computes.
 
         Raises:
             ComputeError: The compute returns other columns than declared; the message names
@@ -126,33 +142,37 @@ class Update:
         outcome = Outcome()
         with store.open("w"):
             missing = [
-                k for k in self.feature.upstream if not store.has_feature(k, check_fallback=True)
+                key for key in self._required if not store.has_feature(key, check_fallback=True)
             ]
             if missing:
                 outcome.notes.append(f"nothing to do: {', '.join(missing)} has no rows yet")
             else:
-                self._run(store, scope, log, outcome)
+                self._run(store, scope, runtime, outcome)
                 stores.compact(store, self.feature.key)
         outcome.seconds = time.monotonic() - started
         return outcome
 
-    def _run(self, store: mx.MetadataStore, scope: Scope, log: Any, outcome: Outcome) -> None:
+    @property
+    def _required(self) -> list[str]:
+        return [dep["feature"] for dep in self.feature.deps]
+
+    def _run(
+        self, store: mx.MetadataStore, scope: Scope, runtime: Runtime, outcome: Outcome
+    ) -> None:
         increment = store.resolve_update(self.feature.key).to_polars()
         tasks = list(self._tasks(increment, scope, outcome))
         for task in tasks:
             outcome.count("stale" if task.stale else "new", task.partition)
         if tasks:
-            log.info(
+            runtime.log.info(
                 f"{self.feature.key}: {outcome.total.new} new and {outcome.total.stale} stale samples"
             )
-        with ExitStack() as stack:
-            artifacts = folder = None
-            if self.feature.artifact_columns:
-                assert self.artifacts is not None
-                artifacts = Artifacts(self.artifacts, self.feature.key)
-                folder = stack.enter_context(artifacts.workspace())
-            self._compute(store, tasks, artifacts, folder, log, outcome)
-            self._delete_orphans(store, increment.orphaned, scope, artifacts, outcome)
+        artifacts = Artifacts(self.artifacts, self.feature.key)
+        schema = {c: t for c, t in increment.new.schema.items() if not stores.is_system(c)}
+        with artifacts.workspace() as workspace:
+            caller = _Caller(self, artifacts, workspace, runtime, schema)
+            self._compute(store, tasks, caller, artifacts, outcome)
+        self._delete_orphans(store, increment.orphaned, scope, artifacts, outcome)
         self._settle(store, scope, outcome)
 
     def _tasks(
@@ -160,9 +180,11 @@ class Update:
     ) -> Iterator[Task]:
         parents = self.feature.parent_columns
         for frame, stale in ((increment.new, False), (increment.stale, True)):
+            # Of an aggregation, the increment holds a row per upstream sample.
+            groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
             for row in frame.iter_rows(named=True):
-                sample = {c: v for c, v in row.items() if not stores.is_system(c)}
-                ids = tuple(sample[c] for c in parents)
+                groups.setdefault(tuple(row[c] for c in parents), []).append(row)
+            for ids, rows in groups.items():
                 if any(value is None for value in ids):
                     # Metaxy takes a null id, and then finds it neither new nor done.
                     outcome.fail(
@@ -172,46 +194,55 @@ class Update:
                         None,
                     )
                     continue
-                partition = scope.key(sample)
+                samples = [
+                    {c: v for c, v in row.items() if not stores.is_system(c)} for row in rows
+                ]
+                partition = scope.key(samples[0])
                 if scope.covers(partition):
                     yield Task(
-                        sample=sample,
+                        samples=samples,
                         ids=ids,
                         partition=partition,
                         stale=stale,
-                        provenance=row[stores.PROVENANCE],
-                        provenance_by_field=row[stores.PROVENANCE_BY_FIELD],
+                        provenance=rows[0][stores.PROVENANCE],
+                        provenance_by_field=rows[0][stores.PROVENANCE_BY_FIELD],
                     )
 
     def _compute(
         self,
         store: mx.MetadataStore,
         tasks: Sequence[Task],
-        artifacts: Artifacts | None,
-        folder: Path | None,
-        log: Any,
+        caller: _Caller,
+        artifacts: Artifacts,
         outcome: Outcome,
     ) -> None:
-        def work(task: Task) -> list[dict[str, Any]]:
-            return self._rows(task, artifacts, folder)
-
+        log = caller.runtime.log
+        size = self.batch_size if self.compute.is_batch else 1
+        units = (tasks[start : start + size] for start in range(0, len(tasks), size))
         chunk = Chunk()
         done = 0
         try:
-            for task, result in local.run(tasks, work, workers=self.workers):
-                done += 1
-                if isinstance(result, RowShapeError):
-                    named = FailedSample(self._name(task), "", "").name
-                    raise ComputeError(f"{self.feature.key}, sample {named}: {result}") from result
-                if isinstance(result, Exception):
-                    failure = FailedSample(self._name(task), type(result).__name__, str(result))
-                    outcome.fail(failure, task.partition)
-                    log.warning(f"{self.feature.key}: {failure}")
-                    continue
-                chunk.tasks.append(task)
-                chunk.rows.extend(result)
+            for unit, results in local.run(units, caller, workers=self.workers):
+                if isinstance(results, Exception):
+                    raise results
+                for task, result in zip(unit, results, strict=True):
+                    done += 1
+                    if isinstance(result, RowShapeError | SignatureError):
+                        named = FailedSample(self.name(task), "", "").name
+                        raise ComputeError(
+                            f"{self.feature.key}, sample {named}: {result}"
+                        ) from result
+                    if isinstance(result, Exception):
+                        failure = FailedSample(self.name(task), type(result).__name__, str(result))
+                        outcome.fail(failure, task.partition)
+                        log.warning(f"{self.feature.key}: {failure}")
+                        continue
+                    chunk.tasks.append(task)
+                    chunk.rows.extend(result)
                 waited = time.monotonic() - chunk.since
-                if len(chunk.rows) >= self.chunk_rows or waited >= self.chunk_seconds:
+                if chunk.tasks and (
+                    len(chunk.rows) >= self.chunk_rows or waited >= self.chunk_seconds
+                ):
                     self._write(store, chunk, artifacts, outcome)
                     log.info(f"{self.feature.key}: {done} of {len(tasks)} samples done")
                     chunk = Chunk()
@@ -220,54 +251,9 @@ class Update:
             if chunk.tasks:
                 self._write(store, chunk, artifacts, outcome)
 
-    def _name(self, task: Task) -> dict[str, Any]:
+    def name(self, task: Task) -> dict[str, Any]:
+        """The ids of a task, by column."""
         return dict(zip(self.feature.parent_columns, task.ids, strict=True))
-
-    def _rows(
-        self, task: Task, artifacts: Artifacts | None, folder: Path | None
-    ) -> list[dict[str, Any]]:
-        unfinished = None
-        arguments: list[Any] = [task.sample]
-        if folder is not None:
-            unfinished = Path(tempfile.mkdtemp(dir=folder))
-            arguments.append(unfinished)
-        returned = self.compute(*arguments)
-        ids = {c: task.sample[c] for c in self.feature.parent_columns}
-        rows = []
-        for row in returned if self.feature.expansion else [returned]:
-            checked = check_row(
-                self.feature.columns, {**ids, **row} if isinstance(row, Mapping) else row
-            )
-            if differing := [c for c in ids if checked[c] != ids[c]]:
-                raise RowShapeError(
-                    f"the compute returned {checked[differing[0]]!r} as {differing[0]!r}, which"
-                    " names another sample"
-                )
-            checked[stores.PROVENANCE] = task.provenance
-            checked[stores.PROVENANCE_BY_FIELD] = task.provenance_by_field
-            rows.append(checked)
-        if self.feature.expansion:
-            if not rows:
-                raise ValueError("the compute returned no rows for this sample")
-            self._check_unique(rows)
-        if artifacts is not None and unfinished is not None:
-            published = artifacts.publish(unfinished, task.ids, task.provenance)
-            for row in rows:
-                for column in self.feature.artifact_columns:
-                    if row[column] is not None:
-                        row[column] = os.fspath(published / row[column])
-        return rows
-
-    def _check_unique(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        seen = set()
-        for row in rows:
-            ids = tuple(row[c] for c in self.feature.id_columns)
-            if ids in seen:
-                named = FailedSample(
-                    dict(zip(self.feature.id_columns, ids, strict=True)), "", ""
-                ).name
-                raise ValueError(f"the compute returned two rows for {named}")
-            seen.add(ids)
 
     def _frame(self, rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
         import polars as pl
@@ -286,7 +272,7 @@ class Update:
         self,
         store: mx.MetadataStore,
         chunk: Chunk,
-        artifacts: Artifacts | None,
+        artifacts: Artifacts,
         outcome: Outcome,
     ) -> None:
         """Make a chunk durable: all rows of a sample in one commit, then what they replace goes."""
@@ -300,17 +286,16 @@ class Update:
         outcome.written += len(chunk.rows)
         if obsolete:
             # Left alive, children that a parent no longer has keep it stale for ever.
-            stores.delete(store, feature.key, feature.id_columns, obsolete)
-        if artifacts is not None:
-            for task in chunk.tasks:
-                artifacts.retire(task.ids, keep=task.provenance)
+            stores.delete(store, feature.key, feature.id_columns, obsolete, hard=self.hard_delete)
+        for task in chunk.tasks:
+            artifacts.retire(task.ids, keep=task.provenance)
 
     def _delete_orphans(
         self,
         store: mx.MetadataStore,
         orphaned: pl.DataFrame,
         scope: Scope,
-        artifacts: Artifacts | None,
+        artifacts: Artifacts,
         outcome: Outcome,
     ) -> None:
         if orphaned.is_empty():
@@ -331,11 +316,10 @@ class Update:
                 " its code version changed; they are kept"
             )
         if gone:
-            stores.delete(store, self.feature.key, parents, gone)
+            stores.delete(store, self.feature.key, parents, gone, hard=self.hard_delete)
             for ids, partition in gone.items():
                 outcome.count("orphaned", partition)
-                if artifacts is not None:
-                    artifacts.remove(ids)
+                artifacts.remove(ids)
 
     def _settle(self, store: mx.MetadataStore, scope: Scope, outcome: Outcome) -> None:
         """Find the partitions in which nothing is left to do."""
@@ -353,3 +337,106 @@ class Update:
                 and scope.covers(key)
                 and not (key in outcome.partitions and outcome.partitions[key].failed)
             }
+
+
+@dataclass(frozen=True)
+class _Caller:
+    """Calls the compute of an update for one task, or for a batch of them, in a worker."""
+
+    update: Update
+    artifacts: Artifacts
+    workspace: Path
+    runtime: Runtime
+    schema: Mapping[str, pl.DataType]
+
+    def __call__(self, tasks: Sequence[Task]) -> list[Rows | Exception]:
+        """The rows of each task, or what went wrong with it."""
+        if not self.update.compute.is_batch:
+            return [self._guarded(self._one, task) for task in tasks]
+        try:
+            return self._batch(tasks)
+        except Exception as error:
+            if len(tasks) == 1:
+                return [error]
+            # Which of them it was, only trying each can tell.
+            return [result for task in tasks for result in self([task])]
+
+    def _guarded(self, call: Callable[..., Rows], *arguments: Any) -> Rows | Exception:
+        try:
+            return call(*arguments)
+        except Exception as error:
+            return error
+
+    def _one(self, task: Task) -> Rows:
+        feature = self.update.feature
+        context = ComputeContext(
+            self.runtime, lambda: Path(tempfile.mkdtemp(dir=self.workspace)).resolve()
+        )
+        argument = task.samples if feature.aggregates else task.samples[0]
+        returned = self.update.compute(argument, self.runtime, context)
+        if feature.expansion:
+            if isinstance(returned, Mapping) or not isinstance(returned, Iterable):
+                raise RowShapeError(
+                    f"the compute returned {type(returned).__name__}, not an iterable of mappings"
+                )
+            returned = list(returned)
+        else:
+            returned = [returned]
+        rows = self._checked(task, returned)
+        if (unfinished := context.used_folder) is not None:
+            published = self.artifacts.publish(unfinished, task.ids, task.provenance)
+            rows = [
+                {name: moved(value, unfinished, published) for name, value in row.items()}
+                for row in rows
+            ]
+        return rows
+
+    def _batch(self, tasks: Sequence[Task]) -> list[Rows | Exception]:
+        import polars as pl
+
+        feature = self.update.feature
+        samples = [sample for task in tasks for sample in task.samples]
+        returned = self.update.compute(
+            pl.DataFrame(samples, schema=self.schema, orient="row"), self.runtime, None
+        )
+        by_ids = rows_by_ids(returned, feature.parent_columns, [task.ids for task in tasks])
+        results = []
+        for task in tasks:
+            rows = by_ids[task.ids]
+            if not feature.expansion and len(rows) != 1:
+                results.append(ValueError(f"the compute returned {len(rows)} rows for this sample"))
+            else:
+                results.append(self._guarded(self._checked, task, rows))
+        return results
+
+    def _checked(self, task: Task, returned: Sequence[Any]) -> Rows:
+        feature = self.update.feature
+        ids = self.update.name(task)
+        rows = []
+        for row in returned:
+            checked = check_row(
+                feature.columns, {**ids, **row} if isinstance(row, Mapping) else row
+            )
+            if differing := [c for c in ids if checked[c] != ids[c]]:
+                raise RowShapeError(
+                    f"the compute returned {checked[differing[0]]!r} as {differing[0]!r}, which"
+                    " names another sample"
+                )
+            checked[stores.PROVENANCE] = task.provenance
+            checked[stores.PROVENANCE_BY_FIELD] = task.provenance_by_field
+            rows.append(checked)
+        if feature.expansion:
+            self._check_children(rows)
+        return rows
+
+    def _check_children(self, rows: Rows) -> None:
+        if not rows:
+            raise ValueError("the compute returned no rows for this sample")
+        columns = self.update.feature.id_columns
+        seen = set()
+        for row in rows:
+            ids = tuple(row[c] for c in columns)
+            if ids in seen:
+                named = FailedSample(dict(zip(columns, ids, strict=True)), "", "").name
+                raise ValueError(f"the compute returned two rows for {named}")
+            seen.add(ids)

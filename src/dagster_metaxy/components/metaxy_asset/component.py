@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import dagster as dg
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from dagster_metaxy.components._asset import FeatureAsset
 from dagster_metaxy.components._base import FeatureComponent
 from dagster_metaxy.components._graph import project_features
 from dagster_metaxy.components.metaxy_asset.scaffolder import MetaxyAssetScaffolder
 from dagster_metaxy.declare.columns import TYPE_PATTERN, Column
-from dagster_metaxy.declare.feature import Feature
+from dagster_metaxy.declare.feature import Feature, aggregation, expansion, identity
 from dagster_metaxy.declare.partitions import (
     PARTITIONS_SCHEMA,
     Partitioning,
@@ -22,7 +23,8 @@ from dagster_metaxy.declare.partitions import (
     partitions_definition,
 )
 from dagster_metaxy.declare.references import resolve_function
-from dagster_metaxy.declare.schema import TEMPLATE, model_schema, structured, text_or
+from dagster_metaxy.declare.schema import TEMPLATE, model_schema, one_of, structured, text_or
+from dagster_metaxy.increment.compute import Compute, SignatureError
 from dagster_metaxy.increment.update import Update
 
 _TYPES = "str, int, float, bool, bytes, date, datetime, or list[...] of one"
@@ -100,21 +102,127 @@ class FieldModel(_Strict):
         return spec
 
 
+class LineageModel(_Strict):
+    """How many upstream samples a sample is computed from."""
+
+    type: Literal["identity", "aggregation", "expansion"] = Field(
+        description="`identity`: one from one. `aggregation`: one from all of a group; the compute"
+        " takes a list of samples. `expansion`: many from one; the compute returns an iterable of"
+        " mappings.",
+        examples=["aggregation"],
+    )
+    on: list[str] | None = Field(
+        default=None,
+        description="Aggregation: the columns that name the group; all id columns if left out."
+        " Expansion: the columns that name the upstream sample.",
+        examples=[["video_id"]],
+    )
+
+    def spec(self) -> dict[str, Any]:
+        """The lineage in the shape of Metaxy's `LineageRelationship`."""
+        if self.type == "identity":
+            return identity()
+        if self.type == "aggregation":
+            return aggregation(self.on)
+        return expansion(self.on or [])
+
+
+class FieldsMappingModel(_Strict):
+    """Which fields of the upstream a field depends on, where it does not say so itself."""
+
+    match_suffix: bool = Field(
+        default=False,
+        description="Whether `french` matches the upstream field `audio/french`.",
+        examples=[True],
+    )
+    exclude: list[str] = Field(
+        default_factory=list, description="Upstream fields that match nothing.", examples=[["raw"]]
+    )
+    explicit: dict[str, list[str]] | None = Field(
+        default=None,
+        description="Upstream fields by field, instead of matching by name.",
+        examples=[{"faces": ["video"]}],
+    )
+
+    def spec(self) -> dict[str, Any]:
+        """The mapping in the shape of Metaxy's `FieldsMapping`."""
+        if self.explicit is not None:
+            return {"type": "specific", "mapping": self.explicit}
+        return {
+            "type": "default",
+            "match_suffix": self.match_suffix,
+            "exclude_fields": self.exclude,
+        }
+
+
 class DepModel(_Strict):
     """A dependency in full."""
 
     feature: str = Field(description="Key of the upstream feature.", examples=["clips/frames"])
     columns: list[str] | None = Field(
         default=None,
-        description="Columns of the upstream that the compute sees, beside the id columns; all if"
-        " left out.",
+        description="Columns of the upstream that the compute sees, beside the id columns, by the"
+        " names they have after `rename`; all if left out.",
         examples=[["path"]],
     )
+    rename: dict[str, str] | None = Field(
+        default=None,
+        description="New names of upstream columns, where those of two upstreams are alike.",
+        examples=[{"path": "frame_path"}],
+    )
+    filters: list[str] | None = Field(
+        default=None,
+        description="Conditions, as SQL writes them, that upstream samples must meet.",
+        examples=[["duration > 3", "audio_codec IS NOT NULL"]],
+    )
+    optional: bool = Field(
+        default=False,
+        description="Whether samples that this upstream does not have are computed all the same,"
+        " with nulls for its columns.",
+        examples=[True],
+    )
+    lineage: LineageModel | Literal["identity", "aggregation"] | None = Field(
+        default=None,
+        description="How many upstream samples a sample is computed from: `identity` (one, if left"
+        " out), `aggregation` (all of a group), or type and `on`.",
+        examples=[{"type": "expansion", "on": ["video_id"]}],
+    )
+    fields_mapping: FieldsMappingModel | Literal["default", "all", "none"] | None = Field(
+        default=None,
+        description="Which upstream fields a field depends on, where its own `deps` do not say so:"
+        " those of the same name, else all (`default`); `all`; `none`; or a mapping.",
+        examples=["all", {"match_suffix": True}],
+    )
+
+    @model_validator(mode="after")
+    def _check_lineage(self) -> DepModel:
+        lineage = self.lineage
+        if isinstance(lineage, LineageModel) and lineage.type == "expansion" and not lineage.on:
+            raise ValueError("an expansion needs `on`: the columns that name the upstream sample")
+        return self
 
     def spec(self) -> dict[str, Any]:
         """The dependency in the shape of Metaxy's `FeatureDep`."""
-        select = {} if self.columns is None else {"select": tuple(self.columns)}
-        return {"feature": self.feature, **select}
+        spec: dict[str, Any] = {"feature": self.feature}
+        if self.columns is not None:
+            spec["select"] = tuple(self.columns)
+        if self.rename:
+            spec["rename"] = self.rename
+        if self.filters:
+            spec["filters"] = self.filters
+        if self.optional:
+            spec["optional"] = True
+        if self.lineage is not None:
+            lineage = self.lineage
+            if isinstance(lineage, str):
+                lineage = LineageModel(type=lineage)
+            spec["lineage"] = lineage.spec()
+        if self.fields_mapping is not None:
+            mapping = self.fields_mapping
+            spec["fields_mapping"] = {
+                "mapping": {"type": mapping} if isinstance(mapping, str) else mapping.spec()
+            }
+        return spec
 
 
 _ANY_TEXT: dict[str, Any] = {"type": "string"}
@@ -173,8 +281,13 @@ class MetaxyAssetComponent(FeatureComponent):
         structured(
             {"items": text_or(_ANY_TEXT, model_schema(DepModel))},
             "array",
-            description="Keys of the upstream features, or key and columns to bring along.",
-            examples=[["clips/frames"]],
+            description="Keys of the upstream features; or in full: columns to bring along, renames,"
+            " filters, lineage (one sample from one, from a group, or many from one), and which of"
+            " its fields count.",
+            examples=[
+                ["clips/frames"],
+                [{"feature": "clips/frames", "columns": ["path"], "lineage": "aggregation"}],
+            ],
         ),
     ]
     compute: Annotated[
@@ -182,8 +295,14 @@ class MetaxyAssetComponent(FeatureComponent):
         dg.Resolver(
             resolve_function,
             model_field_type=str,
-            description="The function that computes a sample: `.module.function` beside this file,"
-            " or `package.module.function`.",
+            description="What computes a sample: `.module.function` beside this file, or"
+            " `package.module.function`. It takes a sample and returns a mapping of this feature's"
+            " columns; of an aggregation it takes a list of samples, of an expansion it returns an"
+            " iterable of mappings. With its first parameter annotated as `pl.DataFrame` it takes"
+            " and returns frames of many samples. Of a class, `__call__` is called, and one is made"
+            " per worker. Further parameters are found by name: `context` (log, run_id,"
+            " partition_keys, artifacts: a folder for files), a constant of `params`, else a Dagster"
+            " resource.",
             examples=[".compute.brightness"],
         ),
     ]
@@ -204,6 +323,61 @@ class MetaxyAssetComponent(FeatureComponent):
             examples=[[{"key": "default", "code_version": "1"}]],
         ),
     ] = [FieldModel(key="default")]  # noqa: RUF012 - pydantic copies it
+    params: Annotated[
+        dict[str, Any],
+        structured(
+            {},
+            "object",
+            description="Constants for parameters of the compute.",
+            examples=[{"threshold": 0.5}],
+        ),
+    ] = {}  # noqa: RUF012 - pydantic copies it
+    params_in_code_version: Annotated[
+        bool,
+        dg.Resolver.default(
+            description="Whether other `params` make another code version, which recomputes every"
+            " sample.",
+            examples=[True],
+        ),
+    ] = False
+    orphans: Annotated[
+        Literal["soft", "hard"],
+        structured(
+            one_of(("soft", "hard")),
+            "string",
+            description="How samples whose upstream is gone are deleted: `soft` marks them and keeps"
+            " them in the history, `hard` removes them from the store.",
+            examples=["soft", "hard"],
+        ),
+    ] = "soft"
+    workers: Annotated[
+        int,
+        structured(
+            text_or({"pattern": TEMPLATE}, {"type": "integer", "minimum": 1}),
+            "integer",
+            description="How many samples, or batches, are computed at once, in threads. The compute"
+            " must bear it.",
+            examples=[4],
+        ),
+    ] = 1
+    batch_size: Annotated[
+        int,
+        structured(
+            text_or({"pattern": TEMPLATE}, {"type": "integer", "minimum": 1}),
+            "integer",
+            description="How many samples a compute that takes frames gets at a time.",
+            examples=[64],
+        ),
+    ] = 256
+    metadata: Annotated[
+        dict[str, Any],
+        structured(
+            {},
+            "object",
+            description="Metaxy's metadata of the feature, also shown on the asset.",
+            examples=[{"model": "blazeface"}],
+        ),
+    ] = {}  # noqa: RUF012 - pydantic copies it
     partitions_def: Annotated[
         Partitions | dg.PartitionsDefinition | None,
         structured(
@@ -230,6 +404,13 @@ class MetaxyAssetComponent(FeatureComponent):
             for name, column in columns.items()
         }
 
+    @field_validator("workers", "batch_size")
+    @classmethod
+    def _check_positive(cls, number: int) -> int:
+        if number < 1:
+            raise ValueError("must be 1 or more")
+        return number
+
     @field_validator("fields", mode="before")
     @classmethod
     def _normalize_fields(cls, fields: Any) -> Any:
@@ -242,18 +423,25 @@ class MetaxyAssetComponent(FeatureComponent):
 
     def feature_assets(self, project_root: Path) -> Sequence[FeatureAsset]:
         """The one feature that this component declares."""
-        feature = Feature(
-            key=self.feature,
-            id_columns=tuple(self.id_columns),
-            columns={name: Column(**c.model_dump()) for name, c in self.columns.items()},
-            fields=tuple(f.spec() for f in self.fields),
-            deps=tuple(dep.spec() for dep in self.deps),
-            description=self.description,
-        )
         if not self.deps:
             raise self.error(
                 "deps is empty: a sample is computed from one of an upstream feature", "deps"
             )
+        compute = Compute(self.compute, self.params)
+        try:
+            compute.check()
+        except SignatureError as error:
+            name = getattr(self.compute, "__qualname__", repr(self.compute))
+            raise self.error(f"{name} {error}", "compute") from None
+        feature = Feature(
+            key=self.feature,
+            id_columns=tuple(self.id_columns),
+            columns={name: Column(**c.model_dump()) for name, c in self.columns.items()},
+            fields=tuple(self._field(f) for f in self.fields),
+            deps=tuple(dep.spec() for dep in self.deps),
+            description=self.description,
+            metadata=self.metadata,
+        )
         partitioning = None
         if self.partitions_def is not None:
             definition = partitions_definition(
@@ -261,14 +449,30 @@ class MetaxyAssetComponent(FeatureComponent):
                 self.partitions_def,
             )
             partitioning = Partitioning(definition, self.id_columns[0])
+        update = Update(
+            feature,
+            compute,
+            artifacts=project_root / self.artifacts,
+            workers=self.workers,
+            batch_size=self.batch_size,
+            hard_delete=self.orphans == "hard",
+        )
         return [
             FeatureAsset(
-                Update(feature, self.compute),
+                update,
                 store=self.store,
                 partitioning=partitioning,
                 attributes=self.asset_attributes(description=self.description),
+                metadata=self.metadata,
             )
         ]
+
+    def _field(self, field: FieldModel) -> dict[str, Any]:
+        spec = field.spec()
+        if self.params and self.params_in_code_version:
+            params = json.dumps(self.params, sort_keys=True, default=str)
+            spec["code_version"] = ";".join(filter(None, [spec.get("code_version"), params]))
+        return spec
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         """The asset."""

@@ -24,6 +24,7 @@ from dagster_metaxy.declare.partitions import (
 from dagster_metaxy.declare.schema import model_schema, one_of, structured, tagged, text_or
 from dagster_metaxy.discovery.sensor import build_sensor
 from dagster_metaxy.discovery.videos import Videos, videos_feature
+from dagster_metaxy.increment.compute import Compute
 from dagster_metaxy.increment.update import Update
 
 
@@ -100,14 +101,6 @@ class PartitionedVideoComponent(FeatureComponent):
             examples=[["audio", {"type": "frames", "every_seconds": 1, "max_size": 320}]],
         ),
     ] = []  # noqa: RUF012 - pydantic copies it
-    artifacts: Annotated[
-        str,
-        dg.Resolver.default(
-            description="The folder for the files that steps write, absolute or below the project's"
-            " root.",
-            examples=["data/artifacts"],
-        ),
-    ] = "data/artifacts"
 
     @field_validator("source", mode="before")
     @classmethod
@@ -173,7 +166,7 @@ class PartitionedVideoComponent(FeatureComponent):
             for step in self.steps:
                 update = Update(
                     step.feature(self.feature_prefix),
-                    step.compute,
+                    Compute(step.compute),
                     artifacts=project_root / self.artifacts,
                     workers=os.cpu_count() or 1,
                 )

@@ -7,15 +7,13 @@ word in `AnyStep` and `STEPS`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from dagster_metaxy.declare.columns import Column
-from dagster_metaxy.declare.feature import Feature
-
-Sample = Mapping[str, Any]
+from dagster_metaxy.declare.feature import Feature, expansion
+from dagster_metaxy.increment.compute import ComputeContext, Sample
 
 
 class _Step(BaseModel):
@@ -57,7 +55,7 @@ class FramesStep(_Step):
                 "video_id": Column("str", description="The video."),
                 "frame_index": Column("int", description="0 for the first frame taken."),
                 "time": Column("float", description="Seconds from the start of the picture."),
-                "path": Column("str", artifact=True, description="The JPEG file."),
+                "path": Column("str", description="The JPEG file."),
                 "width": Column("int", description="Width in pixels."),
                 "height": Column("int", description="Height in pixels."),
             },
@@ -74,22 +72,22 @@ class FramesStep(_Step):
                     "feature": videos,
                     "select": ("path", "video_codec"),
                     "filters": ["video_codec IS NOT NULL"],
+                    "lineage": expansion(["video_id"]),
                 },
             ),
             description=f"A frame of each video every {self.every_seconds:g} seconds.",
-            expansion=("video_id",),
         )
 
     @property
-    def compute(self) -> Callable[[Sample, Path], Iterator[Mapping[str, Any]]]:
-        """Writes the frames of a video into a folder, and gives their rows."""
+    def compute(self) -> Callable[[Sample, ComputeContext], Iterator[Mapping[str, Any]]]:
+        """Writes the frames of a video, and gives their rows."""
 
-        def compute(sample: Sample, folder: Path) -> Iterator[Mapping[str, Any]]:
+        def compute(sample: Sample, context: ComputeContext) -> Iterator[Mapping[str, Any]]:
             from dagster_metaxy.media import frames
 
             for frame in frames.extract(
                 sample["path"],
-                folder,
+                context.artifacts,
                 every_seconds=self.every_seconds,
                 max_size=self.max_size,
                 quality=self.quality,
@@ -97,7 +95,7 @@ class FramesStep(_Step):
                 yield {
                     "frame_index": frame.index,
                     "time": frame.time,
-                    "path": frame.file,
+                    "path": context.artifacts / frame.file,
                     "width": frame.width,
                     "height": frame.height,
                 }
@@ -124,7 +122,7 @@ class AudioStep(_Step):
             id_columns=("video_id",),
             columns={
                 "video_id": Column("str", description="The video."),
-                "path": Column("str", artifact=True, description="The WAV file, mono, 16 bit."),
+                "path": Column("str", description="The WAV file, mono, 16 bit."),
                 "duration": Column("float", description="Seconds of sound."),
                 "rate": Column("int", description="Audio samples per second."),
             },
@@ -147,14 +145,15 @@ class AudioStep(_Step):
         )
 
     @property
-    def compute(self) -> Callable[[Sample, Path], Mapping[str, Any]]:
-        """Writes the sound of a video into a folder, and gives its row."""
+    def compute(self) -> Callable[[Sample, ComputeContext], Mapping[str, Any]]:
+        """Writes the sound of a video, and gives its row."""
 
-        def compute(sample: Sample, folder: Path) -> Mapping[str, Any]:
+        def compute(sample: Sample, context: ComputeContext) -> Mapping[str, Any]:
             from dagster_metaxy.media import audio
 
-            sound = audio.extract(sample["path"], folder / "audio.wav", rate=self.rate)
-            return {"path": "audio.wav", "duration": sound.duration, "rate": sound.rate}
+            file = context.artifacts / "audio.wav"
+            sound = audio.extract(sample["path"], file, rate=self.rate)
+            return {"path": file, "duration": sound.duration, "rate": sound.rate}
 
         return compute
 

@@ -1,0 +1,204 @@
+"""Calling a compute: what goes in by its lineage, its signature and its parameters' names."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, get_type_hints
+
+Sample = Mapping[str, Any]
+
+
+class SignatureError(TypeError):
+    """A compute that cannot be called the way its feature is declared."""
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """What a run gives to the computes in it.
+
+    Attributes:
+        log: A logger.
+        run_id: The id of the Dagster run; kept beside every row.
+        partition_keys: The partitions that the run is about; empty where it is about all.
+        resources: Dagster resources by name, for the parameters of computes.
+    """
+
+    log: Any
+    run_id: str = ""
+    partition_keys: tuple[str, ...] = ()
+    resources: Mapping[str, Any] = field(default_factory=dict)
+
+
+class ComputeContext:
+    """What a compute may ask for by naming a parameter `context`.
+
+    Attributes:
+        log: Dagster's logger.
+        run_id: The id of the Dagster run.
+        partition_keys: The partitions that the run is about; empty where it is about all.
+    """
+
+    def __init__(self, runtime: Runtime, make_folder: Callable[[], Path]) -> None:
+        self.log = runtime.log
+        self.run_id = runtime.run_id
+        self.partition_keys = runtime.partition_keys
+        self._make_folder = make_folder
+        self._folder: Path | None = None
+
+    @property
+    def artifacts(self) -> Path:
+        """An empty folder for the files of this sample.
+
+        Name the files in the rows by their paths in it: the folder is moved to its place before
+        the rows are written, and the rows get the paths that hold then. A sample that fails
+        leaves no file.
+        """
+        if self._folder is None:
+            self._folder = self._make_folder()
+        return self._folder
+
+    @property
+    def used_folder(self) -> Path | None:
+        """The folder, if the compute asked for it."""
+        return self._folder
+
+
+@dataclass(frozen=True)
+class Compute:
+    """A user's or a step's function, and how it is called.
+
+    The first parameter is the sample, or the list of samples of one group where the feature
+    aggregates; annotated as `pl.DataFrame`, it is all samples of a batch. Further parameters are
+    found by name: `context`, a constant of `params`, else a Dagster resource. A class is
+    instantiated once per worker, and its `__call__` is the function.
+
+    Attributes:
+        function: The function or class.
+        params: Constants for parameters.
+    """
+
+    function: Callable[..., Any]
+    params: Mapping[str, Any] = field(default_factory=dict)
+    _local: threading.local = field(default_factory=threading.local, compare=False, repr=False)
+
+    @cached_property
+    def _target(self) -> Callable[..., Any]:
+        if isinstance(self.function, type):
+            return self.function.__call__
+        return self.function
+
+    @cached_property
+    def _parameters(self) -> list[inspect.Parameter]:
+        try:
+            parameters = list(inspect.signature(self._target).parameters.values())
+        except (TypeError, ValueError):  # built in: no signature to look at
+            return [inspect.Parameter("sample", inspect.Parameter.POSITIONAL_ONLY)]
+        return parameters[1:] if isinstance(self.function, type) else parameters
+
+    @cached_property
+    def is_batch(self) -> bool:
+        """Whether it takes a frame of samples, not one."""
+        parameters = self._parameters
+        if not parameters:
+            return False
+        try:
+            annotation = get_type_hints(self._target).get(parameters[0].name)
+        except Exception:
+            annotation = parameters[0].annotation
+        name = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", "")
+        return name.rpartition(".")[2] == "DataFrame"
+
+    @cached_property
+    def takes_context(self) -> bool:
+        """Whether it asks for the context."""
+        return any(p.name == "context" for p in self._parameters[1:])
+
+    @cached_property
+    def resource_names(self) -> set[str]:
+        """The Dagster resources that it asks for."""
+        return {
+            p.name
+            for p in self._parameters[1:]
+            if p.name != "context"
+            and p.name not in self.params
+            and p.default is inspect.Parameter.empty
+            and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+        }
+
+    def check(self) -> None:
+        """Refuse a signature that cannot be called.
+
+        Raises:
+            SignatureError: With what is wrong.
+        """
+        if isinstance(self.function, type) and "__call__" not in vars(self.function):
+            raise SignatureError("is a class without __call__")
+        parameters = self._parameters
+        if not parameters or parameters[0].kind == inspect.Parameter.KEYWORD_ONLY:
+            raise SignatureError("takes no sample: its first parameter is what it computes from")
+        names = {p.name for p in parameters[1:]}
+        takes_any = any(p.kind == p.VAR_KEYWORD for p in parameters)
+        if not takes_any and (unknown := sorted(set(self.params) - names)):
+            raise SignatureError(
+                f"has no parameter {unknown[0]!r}, which params sets; it has:"
+                f" {', '.join(sorted(names)) or 'none beside the sample'}"
+            )
+        if self.is_batch and "context" in names:
+            raise SignatureError("takes a batch, which has no context of one sample")
+
+    def __call__(self, argument: Any, runtime: Runtime, context: ComputeContext | None) -> Any:
+        """Call it with a sample, a group or a frame."""
+        function = self.function
+        if isinstance(function, type):
+            # Models are loaded there: once per worker, not once per sample.
+            if not hasattr(self._local, "instance"):
+                self._local.instance = function()
+            function = self._local.instance
+        named = {name: runtime.resources[name] for name in self.resource_names}
+        named.update(self.params)
+        if context is not None and self.takes_context:
+            named["context"] = context
+        return function(argument, **named)
+
+
+def moved(value: Any, unfinished: Path, published: Path) -> Any:
+    """A value of a row, which names its place after publication if it is a file in the folder."""
+    if isinstance(value, os.PathLike | str):
+        try:
+            relative = Path(value).relative_to(unfinished)
+        except ValueError:
+            return value
+        return os.fspath(published / relative)
+    if isinstance(value, list | tuple):
+        return [moved(item, unfinished, published) for item in value]
+    return value
+
+
+def rows_by_ids(
+    returned: Any, columns: Sequence[str], ids: Iterable[tuple[Any, ...]]
+) -> dict[tuple[Any, ...], list[dict[str, Any]]]:
+    """The rows of a returned frame, by the ids of the samples they were computed from.
+
+    Raises:
+        SignatureError: It is no frame, lacks an id column, or names a sample that was not in the
+            batch.
+    """
+    import polars as pl
+
+    if not isinstance(returned, pl.DataFrame):
+        raise SignatureError(f"a batch gives a pl.DataFrame, not {type(returned).__name__}")
+    if missing := [c for c in columns if c not in returned.columns]:
+        raise SignatureError(f"the frame that was returned has no id column {missing[0]!r}")
+    found: dict[tuple[Any, ...], list[dict[str, Any]]] = {key: [] for key in ids}
+    for row in returned.iter_rows(named=True):
+        key = tuple(row[c] for c in columns)
+        if key not in found:
+            raise SignatureError(f"the frame that was returned names {key}, which was not asked")
+        found[key].append(row)
+    return found
