@@ -260,7 +260,7 @@ class Update:
 
         # Typed by the declaration, never by the values: a column that is all null in one chunk
         # and typed in the next kills writers, and Delta refuses it.
-        fields = [field["key"] for field in self.feature.fields]
+        fields = [str(field["key"]).replace("/", "_") for field in self.feature.fields]
         schema = {
             **{name: column.dtype for name, column in self.feature.columns.items()},
             stores.PROVENANCE: pl.String(),

@@ -102,8 +102,15 @@ class FieldModel(_Strict):
         return spec
 
 
+def _admit_on(schema: dict[str, Any]) -> None:
+    # `dg check yaml` sees the key as True (below), which no schema can name.
+    schema.pop("additionalProperties", None)
+
+
 class LineageModel(_Strict):
     """How many upstream samples a sample is computed from."""
+
+    model_config = ConfigDict(json_schema_extra=_admit_on)
 
     type: Literal["identity", "aggregation", "expansion"] = Field(
         description="`identity`: one from one. `aggregation`: one from all of a group; the compute"
@@ -117,6 +124,14 @@ class LineageModel(_Strict):
         " Expansion: the columns that name the upstream sample.",
         examples=[["video_id"]],
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_on(cls, values: Any) -> Any:
+        # Dagster reads YAML 1.1, in which an unquoted `on` is a word for true.
+        if isinstance(values, dict) and True in values:
+            return {"on" if key is True else key: value for key, value in values.items()}
+        return values
 
     def spec(self) -> dict[str, Any]:
         """The lineage in the shape of Metaxy's `LineageRelationship`."""
