@@ -9,7 +9,7 @@ from typing import Any
 import metaxy as mx
 import polars as pl
 import pytest
-from conftest import Project
+from projects import Project
 
 HEAD = """
     type: dagster_metaxy.MetaxyAssetComponent

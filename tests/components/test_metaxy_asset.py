@@ -5,7 +5,7 @@ from __future__ import annotations
 import dagster as dg
 import metaxy as mx
 import pytest
-from conftest import Project
+from projects import Project
 
 YAML = """
     type: dagster_metaxy.MetaxyAssetComponent

@@ -9,7 +9,7 @@ from pathlib import Path
 import dagster as dg
 import media_tools
 import pytest
-from conftest import CLIPS, NAMES, Project
+from projects import CLIPS, NAMES, Project
 
 ASSETS = ("clips/videos", "clips/frames", "clips/audio")
 NOTHING = (0, 0, 0, 0)

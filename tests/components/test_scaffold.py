@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from conftest import Project
 from dagster_dg_cli.cli import create_dg_cli
+from projects import Project
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import dagster as dg
-from conftest import CLIPS, NAMES, Project
+from projects import CLIPS, NAMES, Project
 
 
 class Watch:

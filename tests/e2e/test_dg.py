@@ -16,7 +16,7 @@ from pathlib import Path
 import dagster as dg
 import media_tools
 import pytest
-from conftest import CLIPS
+from projects import CLIPS
 
 pytestmark = pytest.mark.e2e
 

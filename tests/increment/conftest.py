@@ -1,5 +1,16 @@
 from __future__ import annotations
 
-from conftest_increment import world
+from collections.abc import Iterator
+from pathlib import Path
 
-__all__ = ["world"]
+import metaxy as mx
+import pytest
+from worlds import World
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    mx.MetaxyConfig.reset()
+    with mx.FeatureGraph().use():
+        yield World(tmp_path)
+    mx.MetaxyConfig.reset()

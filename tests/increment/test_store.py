@@ -15,8 +15,8 @@ import metaxy.ext.dagster as mxd
 import narwhals as nw
 import polars as pl
 import pytest
-from conftest_increment import RUNTIME, World
-from conftest_increment import update as updating
+from worlds import RUNTIME, World
+from worlds import update as updating
 
 from dagster_metaxy.increment import store as stores
 from dagster_metaxy.increment.update import Scope
@@ -73,7 +73,7 @@ RACE = """
     from pathlib import Path
     import metaxy as mx, polars as pl
     from dagster_metaxy.increment import store as stores
-    from conftest_increment import World
+    from worlds import World
 
     with mx.FeatureGraph().use():
         world = World(Path({root!r}))
@@ -90,7 +90,7 @@ RACE = """
 def test_several_processes_write_a_new_table_at_once(world: World) -> None:
     script = world.root / "race.py"
     script.write_text(
-        textwrap.dedent(RACE).format(tests=str(Path(__file__).parent), root=str(world.root))
+        textwrap.dedent(RACE).format(tests=str(Path(__file__).parents[1]), root=str(world.root))
     )
     writers = [
         subprocess.Popen(

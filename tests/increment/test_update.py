@@ -14,8 +14,8 @@ from typing import Any
 
 import polars as pl
 import pytest
-from conftest_increment import RUNTIME, World
-from conftest_increment import update as updating
+from worlds import RUNTIME, World
+from worlds import update as updating
 
 from dagster_metaxy.declare.feature import Feature
 from dagster_metaxy.increment.artifacts import Artifacts, safe_name
@@ -297,8 +297,8 @@ KILLED = """
     sys.path.insert(0, {tests!r})
     from pathlib import Path
     import metaxy as mx
-    from conftest_increment import RUNTIME, World
-    from conftest_increment import update as updating
+    from worlds import RUNTIME, World
+    from worlds import update as updating
     from dagster_metaxy.increment.update import Scope
 
     def compute(sample, context):
@@ -326,7 +326,7 @@ def test_killed_at_any_moment_the_next_run_finishes(world: World) -> None:
     script = world.root / "run.py"
     script.write_text(
         textwrap.dedent(KILLED).format(
-            tests=str(Path(__file__).parent), log=str(log), root=str(world.root)
+            tests=str(Path(__file__).parents[1]), log=str(log), root=str(world.root)
         )
     )
     docs = {f"d{n:03}": ("1", "1", 4) for n in range(120)}

@@ -79,10 +79,11 @@ def delete(
 ) -> None:
     """Delete the rows whose `columns` have one of the given values.
 
-    Softly, they are marked as deleted and stay in the history; hard, they are removed.
+    Softly, they are marked as deleted and stay in the history; hard, they are removed, with those
+    of older feature versions.
     """
     for condition in _any_of(columns, ids):
-        store.delete(key, condition, soft=not hard)
+        store.delete(key, condition, soft=not hard, with_feature_history=hard)
 
 
 def rows_of(
@@ -111,16 +112,26 @@ def _any_of(columns: Sequence[str], ids: Collection[tuple[Any, ...]]) -> Iterato
 def stranded(
     store: mx.MetadataStore, upstream: str, columns: Sequence[str]
 ) -> set[tuple[Any, ...]]:
-    """Ids of upstream samples that live only in rows of an older feature version.
+    """Ids of upstream samples of which the newest row is of an older feature version.
 
     After a code version is bumped, and until the upstream has run again, Metaxy does not see
-    these rows and calls everything downstream of them orphaned. It is not.
+    these rows and calls everything downstream of them orphaned. It is not. A sample that was
+    deleted since, or written anew, even if with fewer children, is not stranded.
     """
-    history = read(store, upstream, with_feature_history=True)
-    current = read(store, upstream)
-    if history is None or current is None or not set(columns) <= set(history.columns):
+    import metaxy as mx
+    import polars as pl
+
+    rows = read(store, upstream, with_feature_history=True, include_soft_deleted=True)
+    if rows is None or not set(columns) <= set(rows.columns):
         return set()
-    return set(history.select(columns).rows()) - set(current.select(columns).rows())
+    version = mx.current_graph().get_feature_version(upstream)
+    newest = rows.sort(pl.coalesce("metaxy_deleted_at", "metaxy_updated_at")).unique(
+        columns, keep="last"
+    )
+    left = newest.filter(
+        pl.col("metaxy_deleted_at").is_null() & (pl.col("metaxy_feature_version") != version)
+    )
+    return set(left.select(columns).rows())
 
 
 def compact(store: mx.MetadataStore, key: str) -> None:

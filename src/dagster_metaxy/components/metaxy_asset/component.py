@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -361,7 +362,7 @@ class MetaxyAssetComponent(FeatureComponent):
             one_of(("soft", "hard")),
             "string",
             description="How samples whose upstream is gone are deleted: `soft` marks them and keeps"
-            " them in the history, `hard` removes them from the store.",
+            " them in the history, `hard` removes them from the store (needs pyarrow).",
             examples=["soft", "hard"],
         ),
     ] = "soft"
@@ -441,6 +442,11 @@ class MetaxyAssetComponent(FeatureComponent):
         if not self.deps:
             raise self.error(
                 "deps is empty: a sample is computed from one of an upstream feature", "deps"
+            )
+        if self.orphans == "hard" and find_spec("pyarrow") is None:
+            raise self.error(
+                "removing rows for good needs pyarrow: pip install 'dagster-metaxy[hard-delete]'",
+                "orphans",
             )
         compute = Compute(self.compute, self.params)
         try:

@@ -1,13 +1,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import metaxy as mx
 import polars as pl
-import pytest
 
 from dagster_metaxy.declare.columns import Column
 from dagster_metaxy.declare.feature import Feature, expansion
@@ -101,11 +99,3 @@ class World:
                 deps=({"feature": "t/docs", "lineage": expansion(["doc"])},),
             )
         )
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    mx.MetaxyConfig.reset()
-    with mx.FeatureGraph().use():
-        yield World(tmp_path)
-    mx.MetaxyConfig.reset()
