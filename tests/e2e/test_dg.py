@@ -108,6 +108,31 @@ def test_the_commands_of_dg(home: Home) -> None:
     assert [sensor["name"] for sensor in listed["sensors"]] == ["clips_sensor"]
 
 
+def _mx(home: Home, *arguments: str) -> str:
+    done = subprocess.run(
+        [BIN / "mx", *arguments],
+        cwd=home.root,
+        env={key: value for key, value in home.env.items() if key != "PYTHONPATH"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_metaxys_own_command_sees_the_features(home: Home) -> None:
+    listed = _mx(home, "list", "features")
+    assert all(f"clips/{name}" in listed for name in ASSETS)
+    assert "clips/brightness" in _mx(home, "graph", "render")
+    home.launch()
+    _mx(home, "push")
+    status = json.loads(_mx(home, "metadata", "status", "--all-features", "--format", "json"))
+    features = status["features"]
+    assert set(features) == {f"clips/{name}" for name in ASSETS}
+    assert not any(f.get("needs_update") for f in features.values())
+
+
 def test_what_is_recomputed(home: Home) -> None:
     first = home.launch()
     assert first["videos"] == first["frames"] == (3, 0, 0, 0)

@@ -6,8 +6,11 @@ may declare: whichever is built first, all are registered.
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -76,22 +79,53 @@ def project_features(
         components = list(context.component_tree.get_all_components(of_type=FeatureComponent))
         if not any(c is component for c in components):
             components.append(component)
-        features = _register(context, components)
+        root = Path(context.project_root)
+        features = _register(root, context.defs_module_name.split(".")[0], components)
         for c in components:
             c._features = features
     assert component._features is not None
     return component._features
 
 
-def _register(
-    context: dg.ComponentLoadContext, components: list[FeatureComponent]
-) -> ProjectFeatures:
-    root = Path(context.project_root)
-    name = context.defs_module_name.split(".")[0]
+_loading: ContextVar[bool] = ContextVar("loading the features of a Dagster project", default=False)
+
+
+def load_features(root: Path) -> None:
+    """Register the features of a Dagster project with Metaxy, without building definitions.
+
+    Does nothing while Dagster loads them itself, which initializes Metaxy, too.
+
+    Args:
+        root: The project's folder; its `src` need not be on Python's path.
+    """
+    if _loading.get():
+        return
+    with importable(root):
+        tree = dg.ComponentTree.for_project(root)
+        components = list(tree.get_all_components(of_type=FeatureComponent))
+        if components:
+            _register(root, tree.defs_module_name.split(".")[0], components)
+
+
+@contextmanager
+def importable(root: Path) -> Iterator[None]:
+    """Put a project on Python's path, where neither `dg` nor `mx` has put it."""
+    path = list(sys.path)
+    sys.path[:0] = [str(root / "src"), str(root)]
+    try:
+        yield
+    finally:
+        sys.path[:] = path
+
+
+def _register(root: Path, name: str, components: list[FeatureComponent]) -> ProjectFeatures:
+    token = _loading.set(True)
     try:
         project = load_project(root, name)
     except ConfigurationMissing as error:
         raise components[-1].error(str(error)) from None
+    finally:
+        _loading.reset(token)
 
     assets: dict[str, FeatureAsset] = {}
     owners: dict[str, FeatureComponent] = {}

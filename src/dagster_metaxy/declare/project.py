@@ -125,6 +125,8 @@ def starter_config(project: str) -> str:
 project = "{project}"
 store = "dev"
 hash_truncation_length = 16
+# Shows the features that components declare to Metaxy's own `mx` command.
+entrypoints = ["dagster_metaxy.entrypoint"]
 
 [stores.dev]
 type = "metaxy.ext.polars.handlers.delta.DeltaMetadataStore"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -171,23 +170,20 @@ class MetaxyAssetScaffolder(dg.Scaffolder[MetaxyAssetParams]):
 def _upstream_columns(root: Path, keys: Sequence[str]) -> tuple[list[str], list[str]] | None:
     """Id columns and all columns of the first upstream that the project declares, if any does."""
     from dagster_metaxy.components._base import FeatureComponent
+    from dagster_metaxy.components._graph import importable
 
-    # `dg` scaffolds without importing the project, which may not be installed beside it.
-    path = list(sys.path)
-    sys.path[:0] = [str(root / "src"), str(root)]
     try:
-        tree = dg.ComponentTree.for_project(root)
-        declared: dict[str, Any] = {
-            asset.feature.key: asset.feature
-            for component in tree.get_all_components(of_type=FeatureComponent)
-            for asset in component.feature_assets(root)
-        }
+        with importable(root):
+            tree = dg.ComponentTree.for_project(root)
+            declared: dict[str, Any] = {
+                asset.feature.key: asset.feature
+                for component in tree.get_all_components(of_type=FeatureComponent)
+                for asset in component.feature_assets(root)
+            }
     except Exception as error:
         # A project that does not load may still be added to.
         click.echo(f"Could not look up the upstream features: {error}", err=True)
         return None
-    finally:
-        sys.path[:] = path
     for key in keys:
         if key in declared:
             return list(declared[key].id_columns), list(declared[key].columns)
