@@ -181,11 +181,11 @@ def test_params_count_as_code_version_if_one_says_so(clips: Project) -> None:
     _define(clips, compute, PER_VIDEO + "  params: {factor: 4}\n")
     clips.run_job()
     assert clips.counts("clips/own") == (0, 0, 0, 0)
-    for factor, new in ((4, 2), (4, 0), (5, 2)):
+    for factor, stale in ((4, 2), (4, 0), (5, 2)):
         more = f"  params: {{factor: {factor}}}\n  params_in_code_version: true\n"
         _define(clips, compute, PER_VIDEO + more)
         clips.run_job()
-        assert clips.counts("clips/own") == (new, 0, 0, 0)
+        assert clips.counts("clips/own") == (0, stale, 0, 0)
 
 
 def test_resources_by_name(clips: Project) -> None:

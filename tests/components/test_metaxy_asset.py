@@ -105,7 +105,7 @@ def test_new_code_version_recomputes(sizes: Project) -> None:
         "fields: [{key: default, code_version: 2}]\n  columns:\n    rate",
     )
     sizes.materialize("clips/sizes")
-    assert sizes.counts("clips/sizes")[0] == 3
+    assert sizes.counts("clips/sizes") == (0, 3, 0, 0)
 
 
 def test_a_failing_sample_stops_no_other(sizes: Project) -> None:
@@ -118,6 +118,7 @@ def test_a_failing_sample_stops_no_other(sizes: Project) -> None:
     assert sizes.materialize("clips/sizes", "clips/videos").success
     assert sizes.counts("clips/sizes") == (3, 0, 0, 1)
     record = sizes.metadata("clips/sizes")["failed samples"].records[0].data
+    assert str(record.pop("where")).endswith("sizes/compute.py:2")
     assert record == {"sample": "video_id=bikes", "error": "AssertionError", "message": "no bikes"}
     _edit(sizes, "'bikes' not in", "True or 'bikes' not in", "sizes/compute.py")
     sizes.materialize("clips/sizes")
@@ -189,6 +190,39 @@ def test_two_components_of_one_feature(sizes: Project) -> None:
     assert "sizes/defs.yaml" in text
 
 
+def test_the_component_at_fault_is_blamed(sizes: Project) -> None:
+    _edit(sizes, "feature: clips/videos", "feature: clips/vidoes")
+    text = _load_error(sizes)
+    assert "Error while building definitions for sizes[0]" in text
+    assert "definitions for clips" not in text
+
+
+def test_unknown_store(sizes: Project) -> None:
+    _edit(sizes, "compute: .compute", "store: prod\n  compute: .compute")
+    text = _load_error(sizes)
+    assert "metaxy.toml has no store 'prod'; it has: dev" in text
+    assert "sizes/defs.yaml:17" in text
+
+
+def test_a_bug_in_the_compute_has_its_place_and_its_traceback_once(
+    sizes: Project, capfd: pytest.CaptureFixture[str]
+) -> None:
+    _edit(sizes, 'sample["duration"]', 'smaple["duration"]', "sizes/compute.py")
+    with pytest.raises(dg.Failure, match=r"NameError: .*'smaple'.* \(.*sizes/compute.py:2\)"):
+        sizes.materialize("clips/sizes", "clips/videos")
+    printed = capfd.readouterr().err
+    assert printed.count('sample["size"] / smaple["duration"]') == 1
+
+
+def test_missing_extra(sizes: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    import dagster_metaxy.components.partitioned_video.component as component
+
+    monkeypatch.setattr(component, "find_spec", lambda name: None if name == "av" else object())
+    text = _load_error(sizes)
+    assert "reading videos needs av: pip install 'dagster-metaxy[video]'" in text
+    assert "clips/defs.yaml" in text
+
+
 def test_circle(sizes: Project) -> None:
     _edit(sizes, "feature: clips/videos", "feature: clips/sizes")
     assert "in a circle: clips/sizes -> clips/sizes" in _load_error(sizes)
@@ -204,8 +238,11 @@ def test_no_store_configured(sizes: Project) -> None:
 def test_undeclared_upstream_is_taken_as_produced_elsewhere(project: Project) -> None:
     project.write("sizes/defs.yaml", YAML)
     project.write("sizes/compute.py", COMPUTE)
-    with pytest.warns(UserWarning, match=r"(?s)defs.yaml:11.*'clips/videos'"):
+    with pytest.warns(UserWarning, match="'clips/videos'") as warned:
         project.materialize("clips/sizes")
+    (found,) = (w for w in warned if "'clips/videos'" in str(w.message))
+    assert found.filename.endswith("sizes/defs.yaml")
+    assert found.lineno == 11
     assert project.counts("clips/sizes") == (0, 0, 0, 0)
     assert "clips/videos has no rows yet" in project.metadata("clips/sizes")["notes"]
 

@@ -137,7 +137,7 @@ def test_dropped_step_parameter_recomputes_that_step_alone(videos: Project) -> N
     yaml = videos.sandbox.defs_folder_path / "clips/defs.yaml"
     yaml.write_text(yaml.read_text().replace("every_seconds: 1", "every_seconds: 2"))
     videos.run_job()
-    assert videos.counts("clips/frames")[0] == 3
+    assert videos.counts("clips/frames") == (0, 3, 0, 0)
     assert videos.counts("clips/audio") == NOTHING
     paths = videos.rows("clips/frames")["path"]
     files = sorted(map(str, (videos.root / "data/artifacts/clips/frames").rglob("*.jpg")))
@@ -207,6 +207,23 @@ class TestPartitions:
         assert not result.success
         assert videos.green("clips/videos") == {"bigbuckbunny", "portrait"}
 
+    def test_a_partition_run_speaks_of_its_partition_only(self, videos: Project) -> None:
+        (videos.root / "videos/zero.mp4").touch()
+        videos.run_job()
+        videos.materialize(*ASSETS, partition="bikes")
+        metadata = videos.metadata("clips/frames")
+        assert metadata["dagster/partition_row_count"] == 10
+        assert metadata["dagster/row_count"] == 29
+        assert {r.data["video_id"] for r in metadata["preview"].records} == {"bikes"}
+        # and leaves the warning about another one as it was
+        key = dg.AssetCheckKey(dg.AssetKey(["clips", "videos"]), "no_failed_samples")
+        history = videos.instance.event_log_storage.get_asset_check_execution_history(key, limit=9)
+        assert [record.status.value for record in history] == ["FAILED", "FAILED"]
+        (videos.root / "videos/zero.mp4").unlink()
+        videos.run_job()
+        history = videos.instance.event_log_storage.get_asset_check_execution_history(key, limit=1)
+        assert history[0].status.value == "SUCCEEDED"
+
     def test_static(self, project: Project) -> None:
         for folder in ("cam_a", "cam_b", "cam_c"):
             project.add_clips(f"videos/{folder}", names=("bikes",))
@@ -232,6 +249,12 @@ class TestPartitions:
         assert result.success
         assert project.counts("clips/videos") == (0, 1, 0, 0)
         assert project.counts("clips/frames") == NOTHING
+        # One that moves to another partition is another video.
+        (project.root / "videos/cam_a/bikes.mp4").rename(project.root / "videos/cam_b/moved.mp4")
+        assert project.run_job().success
+        assert project.counts("clips/videos") == (1, 0, 1, 1)
+        ids = {"cam_b/bikes", "cam_b/moved"}
+        assert set(project.rows("clips/frames")["video_id"]) == ids
 
     def test_daily(self, project: Project) -> None:
         for day in ("2026-01-05", "2026-01-07", "no-date", "2020-01-01"):

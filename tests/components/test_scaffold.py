@@ -37,8 +37,10 @@ def _ok(project: Project, *arguments: str) -> str:
 @pytest.mark.parametrize("style", ["yaml", "python"])
 def test_a_folder_of_videos(bare: Project, style: str) -> None:
     bare.add_clips("videos")
+    (bare.root / ".gitignore").write_text("__pycache__/\n")
     _ok(bare, "PartitionedVideoComponent", "clips", "--source", "./videos", "--format", style)
     assert (bare.root / "metaxy.toml").is_file()
+    assert "data/" in (bare.root / ".gitignore").read_text().split()
     assert bare.run_job().success
     assert bare.counts("clips/frames") == (3, 0, 0, 0)
     assert bare.counts("clips/audio") == (2, 0, 0, 0)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import dagster as dg
 
 from dagster_metaxy.declare.feature import Feature
-from dagster_metaxy.declare.partitions import Partitioning
+from dagster_metaxy.declare.partitions import PartitionError, Partitioning
 from dagster_metaxy.declare.project import MetaxyProject
 from dagster_metaxy.discovery.sensor import register_keys
 from dagster_metaxy.increment.compute import Runtime
@@ -19,6 +20,7 @@ from dagster_metaxy.report.metadata import (
     CHECK_NAME,
     check_result,
     count_metadata,
+    failed_before,
     failure_summary,
     outcome_metadata,
 )
@@ -131,18 +133,18 @@ class FeatureAsset:
                 failed = {k for k in keys if outcome.partitions.get(k, Counts()).failed}
                 if failed:
                     # Told key by key: a result for the run would turn the failed ones green.
-                    yield check_result(self.key, outcome)
+                    yield self._check(context.instance, outcome, keys)
                     for key in keys:
                         if key not in failed:
                             yield self._partition_event(key, outcome)
-                    raise dg.Failure(failure_summary(outcome), metadata)
+                    raise dg.Failure(failure_summary(outcome.failed), metadata)
             else:
                 yield from self._partition_events(context.instance, outcome)
             yield dg.MaterializeResult(
                 asset_key=self.key,
                 metadata=metadata,
                 data_version=dg.DataVersion(data_version),
-                check_results=[check_result(self.key, outcome)],
+                check_results=[self._check(context.instance, outcome, keys)],
             )
 
         return materialize
@@ -172,7 +174,7 @@ class FeatureAsset:
             yield dg.AssetMaterialization(
                 self.key, metadata=metadata, tags={_DATA_VERSION_TAG: data_version}
             )
-            check = check_result(self.key, outcome)
+            check = self._check(context.instance, outcome, None)
             context.log_event(
                 dg.AssetCheckEvaluation(
                     asset_key=self.key,
@@ -193,27 +195,49 @@ class FeatureAsset:
         project: MetaxyProject,
         keys: Sequence[str] | None,
     ) -> tuple[Outcome, dict[str, Any], str]:
-        scope = Scope(self.partitioning.key if self.partitioning else None, keys)
+        partitioning = self.partitioning
+        scope = Scope()
+        of_partitions = None
+        if partitioning is not None:
+            scope = Scope(partitioning.key, keys, partitioning.follows_path)
+            if keys is not None:
+                inside = partial(_is_inside, partitioning, frozenset(keys))
+                of_partitions = (partitioning.column, inside)
         runtime = Runtime(
             log=context.log,
-            run_id=context.run_id,
+            run_id=context.run.run_id,
             partition_keys=tuple(keys or ()),
             resources={n: getattr(context.resources, n) for n in self.runner.resource_names},
         )
         with project.use():
-            store = project.store(self.store, context.run_id)
+            store = project.store(self.store, context.run.run_id)
             try:
                 outcome = self.runner.run(store, scope, runtime)
             except UpdateError as error:
                 raise dg.Failure(str(error), allow_retries=False) from error
-            metadata, data_version = outcome_metadata(store, self.feature, outcome)
+            metadata, data_version = outcome_metadata(store, self.feature, outcome, of_partitions)
         context.log.info(f"{self.feature.key}: {outcome.summary}")
         for note in outcome.notes:
-            context.log.warning(f"{self.feature.key}: {note}")
+            context.log.info(f"{self.feature.key}: {note}")
         if outcome.failed and not metadata["dagster/row_count"]:
             # Not one sample, now or ever: that is no bad apple.
-            raise dg.Failure(failure_summary(outcome), metadata)
+            raise dg.Failure(failure_summary(outcome.failed), metadata)
         return outcome, metadata, data_version
+
+    def _check(
+        self, instance: dg.DagsterInstance, outcome: Outcome, keys: Sequence[str] | None
+    ) -> dg.AssetCheckResult:
+        """The check on the whole asset, of which a run of some partitions saw only these."""
+        elsewhere = []
+        if keys is not None and self.partitioning is not None:
+            inside = partial(_is_inside, self.partitioning, frozenset(keys))
+            column = self.partitioning.column
+            elsewhere = [
+                failure
+                for failure in failed_before(instance, self.key, self.feature.parent_columns)
+                if not inside(failure.sample.get(column))
+            ]
+        return check_result(self.key, outcome, elsewhere)
 
     def _partition_events(
         self, instance: dg.DagsterInstance, outcome: Outcome
@@ -232,3 +256,11 @@ class FeatureAsset:
     def _partition_event(self, key: str, outcome: Outcome) -> dg.AssetMaterialization:
         counts = outcome.partitions.get(key, Counts())
         return dg.AssetMaterialization(self.key, partition=key, metadata=count_metadata(counts))
+
+
+def _is_inside(partitioning: Partitioning, keys: Collection[str], value: Any) -> bool:
+    """Whether a value of the column that partitions are found by belongs to some of them."""
+    try:
+        return partitioning.key_of(value) in keys
+    except PartitionError:
+        return False

@@ -12,7 +12,7 @@ from pydantic import ConfigDict, PrivateAttr, ValidationError
 
 from dagster_metaxy.components._asset import FeatureAsset
 from dagster_metaxy.declare._dagster import ResolutionException
-from dagster_metaxy.declare.errors import located, located_validation_error
+from dagster_metaxy.declare.errors import located, located_validation_error, position
 
 if TYPE_CHECKING:
     from dagster_metaxy.components._graph import ProjectFeatures
@@ -74,6 +74,8 @@ class FeatureComponent(dg.Component, dg.Model, dg.Resolvable):
     _context: dg.ResolutionContext | None = PrivateAttr(default=None)
     # The features of the whole project, once they are registered; see `_graph`.
     _features: ProjectFeatures | None = PrivateAttr(default=None)
+    # What is wrong with this component, found while another one was built.
+    _error: ResolutionException | None = PrivateAttr(default=None)
 
     @classmethod
     def resolve_from_model(cls, context: dg.ResolutionContext, model: Any) -> Any:
@@ -89,6 +91,20 @@ class FeatureComponent(dg.Component, dg.Model, dg.Resolvable):
     @abstractmethod
     def feature_assets(self, project_root: Path) -> Sequence[FeatureAsset]:
         """The features that this component declares, upstream first."""
+
+    @property
+    @abstractmethod
+    def key_attribute(self) -> str:
+        """The attribute that the keys of the features come from."""
+
+    @property
+    @abstractmethod
+    def feature_keys(self) -> set[str]:
+        """The keys of the features that it declares, right or wrong."""
+
+    def position(self, *path: str | int) -> str:
+        """`file:line` of the attribute at `path`."""
+        return position(self._context, *path)
 
     def error(self, message: str, *path: str | int) -> ResolutionException:
         """An error about the attribute at `path`, with file and line where there are any."""

@@ -20,6 +20,7 @@ import dagster as dg
 
 from dagster_metaxy.components._asset import FeatureAsset
 from dagster_metaxy.components._base import FeatureComponent
+from dagster_metaxy.declare._dagster import ResolutionException
 from dagster_metaxy.declare.errors import did_you_mean
 from dagster_metaxy.declare.feature import (
     AGGREGATION,
@@ -75,16 +76,48 @@ def project_features(
         ResolutionException: Two components declare one feature, features depend on each other in
             a circle, or an upstream feature seems misspelt; located in the YAML.
     """
+    if component._error is not None:
+        raise component._error
     if component._features is None:
         components = list(context.component_tree.get_all_components(of_type=FeatureComponent))
         if not any(c is component for c in components):
             components.append(component)
-        root = Path(context.project_root)
-        features = _register(root, context.defs_module_name.split(".")[0], components)
+        root, name = Path(context.project_root), context.defs_module_name.split(".")[0]
+        features = _register_sound(root, name, component, components)
         for c in components:
             c._features = features
     assert component._features is not None
     return component._features
+
+
+class _Blamed(Exception):
+    """An error, and the component that is to blame for it."""
+
+    def __init__(self, owner: FeatureComponent, error: ResolutionException) -> None:
+        super().__init__(str(error))
+        self.owner = owner
+        self.error = error
+
+
+def _register_sound(
+    root: Path, name: str, component: FeatureComponent, components: list[FeatureComponent]
+) -> ProjectFeatures:
+    """Register the features of all components but those that are wrong, which say so themselves.
+
+    Dagster shows an error under the component that it builds: raised while another one is built,
+    it would be shown there.
+    """
+    sound = list(components)
+    broken: set[str] = set()
+    while True:
+        try:
+            return _register(root, name, sound, broken)
+        except _Blamed as blamed:
+            if blamed.owner is component:
+                raise blamed.error from None
+            blamed.owner._error = blamed.error
+            sound = [c for c in sound if c is not blamed.owner]
+            broken |= blamed.owner.feature_keys
 
 
 _loading: ContextVar[bool] = ContextVar("loading the features of a Dagster project", default=False)
@@ -93,18 +126,26 @@ _loading: ContextVar[bool] = ContextVar("loading the features of a Dagster proje
 def load_features(root: Path) -> None:
     """Register the features of a Dagster project with Metaxy, without building definitions.
 
-    Does nothing while Dagster loads them itself, which initializes Metaxy, too.
+    Does nothing while Dagster loads them itself, which initializes Metaxy, too, and none outside a
+    project.
 
     Args:
         root: The project's folder; its `src` need not be on Python's path.
     """
-    if _loading.get():
+    folders = (root, *root.parents)
+    in_project = any(
+        (f / name).is_file() for f in folders for name in ("dg.toml", "pyproject.toml")
+    )
+    if _loading.get() or not in_project:
         return
     with importable(root):
         tree = dg.ComponentTree.for_project(root)
         components = list(tree.get_all_components(of_type=FeatureComponent))
         if components:
-            _register(root, tree.defs_module_name.split(".")[0], components)
+            try:
+                _register(root, tree.defs_module_name.split(".")[0], components, set())
+            except _Blamed as blamed:
+                raise blamed.error from None
 
 
 @contextmanager
@@ -118,23 +159,37 @@ def importable(root: Path) -> Iterator[None]:
         sys.path[:] = path
 
 
-def _register(root: Path, name: str, components: list[FeatureComponent]) -> ProjectFeatures:
+def _register(
+    root: Path, name: str, components: list[FeatureComponent], broken: set[str]
+) -> ProjectFeatures:
+    """Register the features of components; `broken` are keys of those that others declare wrongly."""
     token = _loading.set(True)
     try:
         project = load_project(root, name)
     except ConfigurationMissing as error:
-        raise components[-1].error(str(error)) from None
+        raise ResolutionException(str(error)) from None
     finally:
         _loading.reset(token)
 
     assets: dict[str, FeatureAsset] = {}
     owners: dict[str, FeatureComponent] = {}
     for component in components:
-        for asset in component.feature_assets(root):
+        try:
+            declared = component.feature_assets(root)
+        except ResolutionException as error:
+            raise _Blamed(component, error) from None
+        for asset in declared:
             key = asset.feature.key
             if key in assets:
-                other = owners[key].error("the other declaration")
-                raise component.error(f"feature {key!r} is declared twice. {other}")
+                here, there = (c.position(c.key_attribute) for c in (component, owners[key]))
+                message = f"feature {key!r} is declared twice: at {there} and at {here}"
+                raise _Blamed(component, component.error(message, component.key_attribute))
+            if asset.store is not None and asset.store not in project.config.stores:
+                message = (
+                    f"metaxy.toml has no store {asset.store!r}; it has:"
+                    f" {', '.join(project.config.stores) or 'none'}"
+                )
+                raise _Blamed(component, component.error(message, "store"))
             assets[key] = asset
             owners[key] = component
 
@@ -144,11 +199,15 @@ def _register(root: Path, name: str, components: list[FeatureComponent]) -> Proj
     typed = {key: asset.feature for key, asset in ordered.items()}
     with project.use():
         for key, asset in ordered.items():
+            owner = owners[key]
             try:
-                _check_upstream(asset.feature, typed, owners[key], project)
+                _check_upstream(asset.feature, typed, owner, project, broken)
                 asset.feature.register(project.name)
+            except ResolutionException as error:
+                raise _Blamed(owner, error) from None
             except ValueError as error:
-                raise owners[key].error(f"feature {key!r}: {error}") from None
+                message = f"feature {key!r}: {error}"
+                raise _Blamed(owner, owner.error(message, owner.key_attribute)) from None
     return ProjectFeatures(project, ordered, owners)
 
 
@@ -178,9 +237,9 @@ def _upstream_first(
         yield from sorter.static_order()
     except CycleError as error:
         circle = error.args[1]
-        raise owners[circle[0]].error(
-            f"features depend on each other in a circle: {' -> '.join(circle)}"
-        ) from None
+        owner = owners[circle[0]]
+        message = f"features depend on each other in a circle: {' -> '.join(circle)}"
+        raise _Blamed(owner, owner.error(message, "deps")) from None
 
 
 def _check_upstream(
@@ -188,6 +247,7 @@ def _check_upstream(
     declared: Mapping[str, Feature],
     owner: FeatureComponent,
     project: MetaxyProject,
+    broken: set[str],
 ) -> None:
     registered = {key.to_string() for key in project.graph.feature_definitions_by_key}
     for index, dep in enumerate(feature.deps):
@@ -199,12 +259,8 @@ def _check_upstream(
                 continue
             if hint := did_you_mean(key, {*declared, *registered}):
                 raise owner.error(f"no feature {key!r} is declared.{hint}", *where)
-            warnings.warn(
-                f"{owner.error(f'no component declares the upstream feature {key!r}', *where)}\nIt is taken"
-                " as produced elsewhere: its rows are read from the store.",
-                UndeclaredUpstream,
-                stacklevel=2,
-            )
+            if key not in broken:
+                _warn_of_undeclared(key, owner.position(*where))
             register_external(key, feature.parent_columns, project.name)
             continue
         rename = dep.get("rename") or {}
@@ -233,6 +289,22 @@ def _check_upstream(
                         + did_you_mean(name, known),
                         *where,
                     )
+
+
+def _warn_of_undeclared(key: str, position: str) -> None:
+    """Say, once a process and as if the YAML had said it, that an upstream is not declared."""
+    file, _, line = position.rpartition(":")
+    warnings.warn_explicit(
+        f"no component declares the upstream feature {key!r}: it is taken as produced elsewhere, and"
+        " its rows are read from the store",
+        UndeclaredUpstream,
+        filename=file or position,
+        lineno=int(line) if line.isdigit() else 0,
+        registry=_warned,
+    )
+
+
+_warned: dict[Any, Any] = {}
 
 
 def _no_column(key: str, name: str, columns: list[str]) -> str:

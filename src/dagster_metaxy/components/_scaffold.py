@@ -45,3 +45,8 @@ def ensure_metaxy_config(root: Path) -> None:
             name = name.replace("__", "_")
         (root / CONFIG_FILE).write_text(starter_config(name))
         click.echo(f"Wrote {CONFIG_FILE}: samples are kept in data/metaxy, a Delta store.")
+        ignored = root / ".gitignore"
+        if ignored.is_file() and "data/" not in ignored.read_text().split():
+            with ignored.open("a") as file:
+                file.write("\n# Samples and artifacts\ndata/\n")
+            click.echo("Added data/ to .gitignore.")

@@ -6,6 +6,9 @@
   `source_error` is undocumented.
 - `path` of the context: the keys from the top of the YAML document to the value being resolved.
 
+- `event_log_storage` of the instance: the public look at a check's latest evaluation gives, within a
+  run, the one that this run has planned.
+
 Tested in `tests/declare/test_errors.py`.
 """
 
@@ -14,7 +17,7 @@ from __future__ import annotations
 import dagster as dg
 from dagster.components.resolved.errors import ResolutionException
 
-__all__ = ["ResolutionException", "source_of"]
+__all__ = ["ResolutionException", "latest_evaluation", "source_of"]
 
 
 def source_of(
@@ -28,3 +31,14 @@ def source_of(
         yaml_path=[*context.path, *path], inline_error_message=message, value_error=True
     )
     return f"{error.file_name}:{error.start_line_no}", error.snippet
+
+
+def latest_evaluation(
+    instance: dg.DagsterInstance, key: dg.AssetCheckKey
+) -> dg.AssetCheckEvaluation | None:
+    """The latest evaluation of a check that has a result."""
+    for record in instance.event_log_storage.get_asset_check_execution_history(key, limit=10):
+        evaluation = record.evaluation
+        if isinstance(evaluation, dg.AssetCheckEvaluation):
+            return evaluation
+    return None

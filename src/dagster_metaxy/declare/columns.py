@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -23,7 +22,7 @@ SCALARS: Mapping[str, type] = {
 }
 """Names of scalar types, as Python spells them."""
 
-TYPE_PATTERN = rf"^(?:{'|'.join(SCALARS)}|list\[(?:{'|'.join(SCALARS)})\])$"
+TYPES = (*SCALARS, *(f"list[{name}]" for name in SCALARS))
 """What a column's type may be: a scalar, or a list of one."""
 
 
@@ -50,7 +49,7 @@ class Column:
     description: str | None = None
 
     def __post_init__(self) -> None:
-        if not re.match(TYPE_PATTERN, self.type):
+        if self.type not in TYPES:
             raise ColumnError(
                 f"unknown column type {self.type!r}; use one of {', '.join(SCALARS)},"
                 " or list[...] of one"

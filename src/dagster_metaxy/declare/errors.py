@@ -29,6 +29,12 @@ def located(
     return ResolutionException(f"{position}: {message}\n{snippet}")
 
 
+def position(context: dg.ResolutionContext | None, *path: str | int) -> str:
+    """`file:line` of the YAML value at `path` below `context`; `Python` where there is no YAML."""
+    source = source_of(context, "", *path) if context is not None else None
+    return source[0] if source else "Python"
+
+
 def located_validation_error(
     context: dg.ResolutionContext, error: ValidationError, values: Any
 ) -> ResolutionException:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import types
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -148,6 +149,8 @@ def register_external(key: str, id_columns: tuple[str, ...], project: str) -> No
     """
     import metaxy as mx
 
+    # Metaxy warns at every read that nobody has pushed the definition; the run says what matters.
+    warnings.filterwarnings("ignore", category=mx.UnresolvedExternalFeatureWarning)
     mx.current_graph().add_feature_definition(
         mx.FeatureDefinition.external(
             spec=mx.FeatureSpec(key=key, id_columns=id_columns),

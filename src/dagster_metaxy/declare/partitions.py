@@ -149,11 +149,13 @@ class Partitioning:
         definition: Dagster's definition.
         column: The id column that the key is derived from.
         key_of: The partition key of a value of that column.
+        follows_path: Whether the key is found in the path that the value was made from.
     """
 
     definition: dg.PartitionsDefinition
     column: str
     key_of: Callable[[Any], str] = str
+    follows_path: bool = False
 
     def key(self, sample: Mapping[str, Any]) -> str:
         """The key of the partition that a sample belongs to.
@@ -292,4 +294,5 @@ def video_partitioning(locate: Locate, model: Any, *, name: str) -> Partitioning
             raise PartitionError(f"no partition for {key}: it lies outside the partitions' dates")
         return key
 
-    return Partitioning(definition, "video_id", static_key if kind == "static" else daily_key)
+    key_of = static_key if kind == "static" else daily_key
+    return Partitioning(definition, "video_id", key_of, follows_path=True)

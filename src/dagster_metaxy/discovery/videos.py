@@ -180,7 +180,11 @@ class Videos:
         outcome = Outcome()
         log = runtime.log
         listing = self.listing()
+        if not listing.files and not listing.unreadable:
+            what = f"matches {self.glob!r}" if self.glob else "has a usual video ending"
+            outcome.notes.append(f"no file below {self.folder} {what}")
         with store.open("w"):
+            stores.check_table(store, self.feature)
             rows, current = self.stored(store)
             compared = compare(listing, rows, current)
             for path, reason in listing.unreadable.items():
@@ -203,6 +207,13 @@ class Videos:
             return scope.key({"video_id": video_id})
         except PartitionError:
             return None
+
+    def _may_keep_id(self, scope: Scope, candidate: str, former: str) -> bool:
+        """Whether a moved video stays in its partition: one that leaves it is another video, since
+        a partition by folder or date is found in the id."""
+        if not scope.follows_path:
+            return True
+        return self._partition(scope, candidate) == self._partition(scope, former)
 
     def _fail(
         self,
@@ -283,8 +294,12 @@ class Videos:
                     )
                     continue
                 versions = {"video": result.video, "audio": result.audio}
-                if row is None and (
-                    moved := by_versions.pop(tuple(sorted(versions.items())), None)
+                moved = by_versions.get(tuple(sorted(versions.items())))
+                if (
+                    row is None
+                    and moved is not None
+                    and moved["video_id"] in compared.vanished
+                    and self._may_keep_id(scope, video_id, moved["video_id"])
                 ):
                     # The content of a video whose file is gone: the same video, moved.
                     row, video_id = moved, moved["video_id"]

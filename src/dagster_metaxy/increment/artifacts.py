@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from dagster_metaxy.increment.outcome import UpdateError
+
 _WORK = ".work"
 _STALE_AFTER_SECONDS = 24 * 3600
 _LONGEST_NAME = 120
@@ -61,7 +63,10 @@ class Artifacts:
     def workspace(self) -> Iterator[Path]:
         """A folder for the unfinished files of one run; what dead runs left is removed."""
         parent = self.folder / _WORK
-        parent.mkdir(parents=True, exist_ok=True)
+        try:
+            parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UpdateError(f"no place for artifacts: {error}") from error
         for left in parent.iterdir():
             # A run that is still going touches its folder with every sample.
             if time.time() - left.stat().st_mtime > _STALE_AFTER_SECONDS:

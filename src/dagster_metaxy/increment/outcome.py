@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+_PACKAGE = __name__.partition(".")[0]
+
+
+def _is_library(filename: str) -> bool:
+    return "site-packages" in filename or f"{os.sep}{_PACKAGE}{os.sep}" in filename
 
 
 class UpdateError(Exception):
@@ -19,11 +27,24 @@ class FailedSample:
         sample: Its id columns, by name.
         error: Name of the exception's class.
         message: The exception's message.
+        where: File and line of a compute that raised it; empty where the message says it all.
     """
 
     sample: Mapping[str, Any]
     error: str
     message: str
+    where: str = ""
+
+    @classmethod
+    def of(cls, sample: Mapping[str, Any], error: Exception) -> FailedSample:
+        """The failure of a sample by an exception."""
+        where = ""
+        frames = traceback.extract_tb(error.__traceback__)
+        # Errors of this package's own are about the data, and say what is wrong with it.
+        if frames and not type(error).__module__.startswith(_PACKAGE):
+            last = next((f for f in reversed(frames) if not _is_library(f.filename)), frames[-1])
+            where = f"{last.filename}:{last.lineno}"
+        return cls(sample, type(error).__name__, str(error), where)
 
     @property
     def name(self) -> str:
@@ -31,7 +52,8 @@ class FailedSample:
         return ", ".join(f"{column}={value}" for column, value in self.sample.items())
 
     def __str__(self) -> str:
-        return f"{self.name}: {self.error}: {self.message}"
+        where = f" ({self.where})" if self.where else ""
+        return f"{self.name}: {self.error}: {self.message}{where}"
 
 
 @dataclass
@@ -86,6 +108,12 @@ class Outcome:
         """Remember a failed sample."""
         self.failed.append(failure)
         self.count("failed", partition)
+
+    def is_first(self, failure: FailedSample) -> bool:
+        """Whether nothing failed yet with this error at this place."""
+        return bool(failure.where) and not any(
+            (f.error, f.where) == (failure.error, failure.where) for f in self.failed
+        )
 
     @property
     def summary(self) -> str:

@@ -13,6 +13,9 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from dagster_metaxy.declare.feature import Feature
+from dagster_metaxy.increment.outcome import UpdateError
+
 if TYPE_CHECKING:
     import metaxy as mx
     import narwhals as nw
@@ -67,6 +70,68 @@ def append(store: mx.MetadataStore, key: str, rows: pl.DataFrame) -> None:
             if not lost_race or attempt == attempts - 1:
                 raise
             time.sleep(random.uniform(0.05, 0.2) * 2**attempt)
+
+
+def check_table(store: mx.MetadataStore, feature: Feature) -> None:
+    """Refuse to work on a table whose rows are of other columns than the feature declares.
+
+    Stores keep one type per column for all versions of a feature, and some cast silently what is
+    written to what is there.
+
+    Raises:
+        UpdateError: With the column, what is stored, what is declared, and how to mend it.
+    """
+    import narwhals as nw
+    import polars as pl
+
+    key = feature.key
+    if not store.has_feature(key):
+        return
+    # The whole history: a look at the newest rows already needs the id columns.
+    rows = store.read(
+        key, with_feature_history=True, with_sample_history=True, include_soft_deleted=True
+    )
+    stored = rows.collect_schema()
+    table = store.get_store_info(key).get("uri") or f"of {key!r} in the store"
+    for name, column in feature.columns.items():
+        if name in stored:
+            declared = nw.from_native(pl.DataFrame(schema={name: column.dtype})).schema[name]
+            if _kind(stored[name]) != _kind(declared):
+                raise UpdateError(
+                    f"{key}: column {name!r} is stored as {stored[name]}, but declared as"
+                    f" {column.type}; a table has one type per column. Give the column another name,"
+                    f" or remove the table {table}: its samples are then computed again."
+                )
+        elif name in feature.id_columns:
+            raise UpdateError(
+                f"{key}: samples are named by {', '.join(feature.id_columns)}, but the stored rows"
+                f" have no column {name!r}. Give the feature another key, or remove the table"
+                f" {table}: its samples are then computed again."
+            )
+    if lacking := [n for n, c in feature.columns.items() if n not in stored and not c.nullable]:
+        count = store.read(key).select(nw.len()).collect().item(0, 0)
+        if count:
+            raise UpdateError(
+                f"{key}: column {lacking[0]!r} was declared after {count} samples had been computed"
+                " without it. Give a field a new code_version, and they are computed again; or make"
+                " the column nullable."
+            )
+
+
+def _kind(dtype: nw.dtypes.DType) -> str:
+    """What sort of values a column holds; how wide they are stored is the store's affair."""
+    import narwhals as nw
+
+    if dtype.is_integer():
+        return "int"
+    if dtype.is_float():
+        return "float"
+    if isinstance(dtype, nw.Datetime):
+        return "datetime"
+    if isinstance(dtype, nw.List | nw.Array):
+        inner = dtype.inner
+        return f"list of {_kind(inner() if isinstance(inner, type) else inner)}"
+    return type(dtype).__name__
 
 
 def delete(

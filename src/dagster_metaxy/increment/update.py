@@ -41,10 +41,12 @@ class Scope:
     Attributes:
         key_of: The partition key of a sample; None where the feature is not partitioned.
         keys: Only samples of these partitions; None for all.
+        follows_path: Whether the key is found in a path that ids were made from.
     """
 
     key_of: Callable[[Sample], str] | None = None
     keys: Collection[str] | None = None
+    follows_path: bool = False
 
     def key(self, sample: Sample) -> str | None:
         """The partition key of a sample, if it has one."""
@@ -144,6 +146,7 @@ class Update:
             missing = [
                 key for key in self._required if not store.has_feature(key, check_fallback=True)
             ]
+            stores.check_table(store, self.feature)
             if missing:
                 outcome.notes.append(f"nothing to do: {', '.join(missing)} has no rows yet")
             else:
@@ -160,7 +163,7 @@ class Update:
         self, store: mx.MetadataStore, scope: Scope, runtime: Runtime, outcome: Outcome
     ) -> None:
         increment = store.resolve_update(self.feature.key).to_polars()
-        tasks = list(self._tasks(increment, scope, outcome))
+        tasks = list(self._tasks(increment, self._known(store, increment.new), scope, outcome))
         for task in tasks:
             outcome.count("stale" if task.stale else "new", task.partition)
         if tasks:
@@ -168,6 +171,9 @@ class Update:
                 f"{self.feature.key}: {outcome.total.new} new and {outcome.total.stale} stale samples"
             )
         artifacts = Artifacts(self.artifacts, self.feature.key)
+        if not tasks and increment.orphaned.is_empty():
+            self._settle(store, scope, outcome)
+            return
         schema = {c: t for c, t in increment.new.schema.items() if not stores.is_system(c)}
         with artifacts.workspace() as workspace:
             caller = _Caller(self, artifacts, workspace, runtime, schema)
@@ -175,8 +181,20 @@ class Update:
         self._delete_orphans(store, increment.orphaned, scope, artifacts, outcome)
         self._settle(store, scope, outcome)
 
+    def _known(self, store: mx.MetadataStore, new: pl.DataFrame) -> set[tuple[Any, ...]]:
+        """Ids that Metaxy calls new, though there are rows of them of an older feature version."""
+        if new.is_empty():
+            return set()
+        columns = list(self.feature.parent_columns)
+        rows = stores.read(store, self.feature.key, with_feature_history=True)
+        return set() if rows is None else set(rows.select(columns).rows())
+
     def _tasks(
-        self, increment: mx.PolarsIncrement, scope: Scope, outcome: Outcome
+        self,
+        increment: mx.PolarsIncrement,
+        known: set[tuple[Any, ...]],
+        scope: Scope,
+        outcome: Outcome,
     ) -> Iterator[Task]:
         parents = self.feature.parent_columns
         for frame, stale in ((increment.new, False), (increment.stale, True)):
@@ -203,7 +221,7 @@ class Update:
                         samples=samples,
                         ids=ids,
                         partition=partition,
-                        stale=stale,
+                        stale=stale or ids in known,
                         provenance=rows[0][stores.PROVENANCE],
                         provenance_by_field=rows[0][stores.PROVENANCE_BY_FIELD],
                     )
@@ -233,9 +251,11 @@ class Update:
                             f"{self.feature.key}, sample {named}: {result}"
                         ) from result
                     if isinstance(result, Exception):
-                        failure = FailedSample(self.name(task), type(result).__name__, str(result))
+                        failure = FailedSample.of(self.name(task), result)
+                        # Where it was raised is the same for most: once is enough.
+                        shown = result if outcome.is_first(failure) else None
                         outcome.fail(failure, task.partition)
-                        log.warning(f"{self.feature.key}: {failure}")
+                        log.warning(f"{self.feature.key}: {failure}", exc_info=shown)
                         continue
                     chunk.tasks.append(task)
                     chunk.rows.extend(result)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from dagster_metaxy.declare._dagster import latest_evaluation
 from dagster_metaxy.declare.feature import Feature
-from dagster_metaxy.increment.outcome import Counts, Outcome
+from dagster_metaxy.increment.outcome import Counts, FailedSample, Outcome
 
 if TYPE_CHECKING:
     import metaxy as mx
@@ -27,21 +30,26 @@ def count_metadata(counts: Counts) -> dict[str, Any]:
     }
 
 
-def failed_table(outcome: Outcome) -> dg.TableMetadataValue:
+def failed_table(failed: Sequence[FailedSample]) -> dg.TableMetadataValue:
     """The failed samples with their errors, the first hundred of them."""
     return dg.MetadataValue.table(
         records=[
-            dg.TableRecord({"sample": f.name, "error": f.error, "message": f.message})
-            for f in outcome.failed[:FAILED_SHOWN]
+            dg.TableRecord(
+                {"sample": f.name, "error": f.error, "message": f.message, "where": f.where}
+            )
+            for f in failed[:FAILED_SHOWN]
         ],
         schema=dg.TableSchema(
-            [dg.TableColumn(name, "string") for name in ("sample", "error", "message")]
+            [dg.TableColumn(name, "string") for name in ("sample", "error", "message", "where")]
         ),
     )
 
 
 def outcome_metadata(
-    store: mx.MetadataStore, feature: Feature, outcome: Outcome
+    store: mx.MetadataStore,
+    feature: Feature,
+    outcome: Outcome,
+    of_partitions: tuple[str, Callable[[Any], bool]] | None = None,
 ) -> tuple[dict[str, Any], str]:
     """What the materialization of a feature shows, and its data version.
 
@@ -49,11 +57,14 @@ def outcome_metadata(
         store: The store, closed.
         feature: The feature that was updated.
         outcome: What the update did.
+        of_partitions: For a run of some partitions: the column that partitions are found by, and
+            whether a value of it is in them.
 
     Returns:
         The metadata, and a data version that changes when rows do.
     """
     import metaxy.ext.dagster as mxd
+    import narwhals as nw
 
     columns = list(feature.columns)
     schema = dg.TableSchema(
@@ -75,31 +86,79 @@ def outcome_metadata(
             stats = mxd.compute_stats_from_lazy_frame(rows)
             metadata["dagster/row_count"] = stats.row_count
             data_version = stats.data_version.value
+            if of_partitions is not None:
+                column, inside = of_partitions
+                values = rows.select(column).collect().get_column(column).unique().to_list()
+                rows = rows.filter(nw.col(column).is_in([v for v in values if inside(v)]))
+                count = rows.select(nw.len()).collect().item(0, 0)
+                metadata["dagster/partition_row_count"] = count
+            there = set(rows.collect_schema().names())
             metadata["preview"] = mxd.build_table_preview_metadata(
-                rows.select(columns), schema, n_rows=PREVIEW_ROWS
+                rows.select([c for c in columns if c in there]), schema, n_rows=PREVIEW_ROWS
             )
     if outcome.failed:
-        metadata["failed samples"] = failed_table(outcome)
+        metadata["failed samples"] = failed_table(outcome.failed)
     if outcome.notes:
         metadata["notes"] = dg.MetadataValue.md("\n".join(f"- {note}" for note in outcome.notes))
     return metadata, data_version
 
 
-def check_result(asset_key: dg.AssetKey, outcome: Outcome) -> dg.AssetCheckResult:
-    """A warning that names the samples that failed; passed where none did."""
+def check_result(
+    asset_key: dg.AssetKey, outcome: Outcome, elsewhere: Sequence[FailedSample] = ()
+) -> dg.AssetCheckResult:
+    """A warning that names the samples that failed; passed where none did.
+
+    Args:
+        asset_key: The asset.
+        outcome: What the update did.
+        elsewhere: Failed samples of partitions that the update was not about.
+    """
+    failed = [*outcome.failed, *elsewhere]
     return dg.AssetCheckResult(
         asset_key=asset_key,
         check_name=CHECK_NAME,
-        passed=not outcome.failed,
+        passed=not failed,
         severity=dg.AssetCheckSeverity.WARN,
-        description=failure_summary(outcome) if outcome.failed else None,
-        metadata={"failed samples": failed_table(outcome)} if outcome.failed else {},
+        description=failure_summary(failed) if failed else None,
+        metadata={"failed samples": failed_table(failed)} if failed else {},
     )
 
 
-def failure_summary(outcome: Outcome) -> str:
+def failed_before(
+    instance: dg.DagsterInstance, asset_key: dg.AssetKey, columns: Sequence[str]
+) -> list[FailedSample]:
+    """The failed samples that the latest evaluation of the check names.
+
+    Args:
+        instance: The Dagster instance.
+        asset_key: The asset.
+        columns: The columns that name a sample.
+    """
+    evaluation = latest_evaluation(instance, dg.AssetCheckKey(asset_key, CHECK_NAME))
+    table = evaluation.metadata.get("failed samples") if evaluation else None
+    if not isinstance(table, dg.TableMetadataValue):
+        return []
+    return [
+        FailedSample(
+            _ids(str(r.data["sample"]), columns),
+            str(r.data["error"]),
+            str(r.data["message"]),
+            str(r.data.get("where", "")),
+        )
+        for r in table.records
+    ]
+
+
+def _ids(name: str, columns: Sequence[str]) -> dict[str, str]:
+    """The ids of a sample from its name, `a=1, b=2`; values may hold commas and equal signs."""
+    pattern = ", ".join(f"{re.escape(column)}=(.*)" for column in columns)
+    found = re.fullmatch(pattern, name, re.DOTALL)
+    return dict(zip(columns, found.groups(), strict=True)) if found else {}
+
+
+def failure_summary(failed: Sequence[FailedSample]) -> str:
     """The failed samples in a few lines."""
-    shown = [str(failure) for failure in outcome.failed[:5]]
-    if more := len(outcome.failed) - len(shown):
+    shown = [str(failure) for failure in failed[:5]]
+    if more := len(failed) - len(shown):
         shown.append(f"... and {more} more")
-    return f"{len(outcome.failed)} samples failed:\n" + "\n".join(shown)
+    return f"{len(failed)} samples failed:\n" + "\n".join(shown)

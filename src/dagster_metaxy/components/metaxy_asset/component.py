@@ -15,7 +15,7 @@ from dagster_metaxy.components._asset import FeatureAsset
 from dagster_metaxy.components._base import FeatureComponent
 from dagster_metaxy.components._graph import project_features
 from dagster_metaxy.components.metaxy_asset.scaffolder import MetaxyAssetScaffolder
-from dagster_metaxy.declare.columns import TYPE_PATTERN, Column
+from dagster_metaxy.declare.columns import TYPES, Column
 from dagster_metaxy.declare.feature import Feature, aggregation, expansion, identity
 from dagster_metaxy.declare.partitions import (
     PARTITIONS_SCHEMA,
@@ -41,7 +41,7 @@ class ColumnModel(_Strict):
     type: str = Field(
         description=f"One of {_TYPES}.",
         examples=["float", "list[str]"],
-        json_schema_extra={"pattern": f"{TYPE_PATTERN}|{TEMPLATE}"},
+        json_schema_extra=one_of(TYPES),
     )
     nullable: bool = Field(
         default=False, description="Whether the column may hold null.", examples=[True]
@@ -281,11 +281,7 @@ class MetaxyAssetComponent(FeatureComponent):
     columns: Annotated[
         dict[str, ColumnModel],
         structured(
-            {
-                "additionalProperties": text_or(
-                    {"pattern": f"{TYPE_PATTERN}|{TEMPLATE}"}, model_schema(ColumnModel)
-                )
-            },
+            {"additionalProperties": text_or(one_of(TYPES), model_schema(ColumnModel))},
             "object",
             description="The columns that the compute returns, each a type, or type, nullable and"
             f" description. A type is one of {_TYPES}.",
@@ -436,6 +432,16 @@ class MetaxyAssetComponent(FeatureComponent):
     @classmethod
     def _normalize_deps(cls, deps: Any) -> Any:
         return _named(deps, "feature")
+
+    @property
+    def key_attribute(self) -> str:
+        """The attribute that the feature's key comes from."""
+        return "feature"
+
+    @property
+    def feature_keys(self) -> set[str]:
+        """The key of its feature."""
+        return {self.feature}
 
     def feature_assets(self, project_root: Path) -> Sequence[FeatureAsset]:
         """The one feature that this component declares."""

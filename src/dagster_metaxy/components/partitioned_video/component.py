@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -141,8 +142,26 @@ class PartitionedVideoComponent(FeatureComponent):
             glob=self.source.glob,
         )
 
+    @property
+    def key_attribute(self) -> str:
+        """The attribute that the features' keys begin with."""
+        return "feature_prefix"
+
+    @property
+    def feature_keys(self) -> set[str]:
+        """The keys of the root feature and of the steps'."""
+        return {
+            f"{self.feature_prefix}/{name}" for name in ("videos", *(s.type for s in self.steps))
+        }
+
     def feature_assets(self, project_root: Path) -> Sequence[FeatureAsset]:
         """The root feature and a feature for each step."""
+        if missing := [
+            name for name in ("av", "PIL", "xxhash", "numpy") if find_spec(name) is None
+        ]:
+            raise self.error(
+                f"reading videos needs {', '.join(missing)}: pip install 'dagster-metaxy[video]'"
+            )
         partitioning = video_partitioning(
             lambda message, *path: self.error(message, "partitions", *path),
             self.partitions,

@@ -75,7 +75,7 @@ class FramesStep(_Step):
                     "lineage": expansion(["video_id"]),
                 },
             ),
-            description=f"A frame of each video every {self.every_seconds:g} seconds.",
+            description=f"Frames of each video, {self.every_seconds:g} s apart.",
         )
 
     @property
