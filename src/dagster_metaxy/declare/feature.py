@@ -6,6 +6,7 @@ import types
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from dagster_metaxy.declare.columns import Column
@@ -68,22 +69,22 @@ class Feature:
         """Keys of the features this one depends on."""
         return tuple(dep["feature"] for dep in self.deps)
 
-    @property
+    @cached_property
     def expansion(self) -> tuple[str, ...] | None:
         """The id columns of the parent where one parent gives many samples (1:N), else None."""
         return next((on for kind, on in self._lineages if kind == EXPANSION and on), None)
 
-    @property
+    @cached_property
     def aggregates(self) -> bool:
         """Whether a sample is computed from a group of upstream samples (N:1)."""
         return any(kind == AGGREGATION for kind, _ in self._lineages)
 
-    @property
+    @cached_property
     def _lineages(self) -> list[tuple[str, tuple[str, ...]]]:
         relationships = [dep.get("lineage", identity())["relationship"] for dep in self.deps]
         return [(r["type"], tuple(r.get("on") or ())) for r in relationships]
 
-    @property
+    @cached_property
     def parent_columns(self) -> tuple[str, ...]:
         """The id columns that name what a row was computed from, in one call of the compute."""
         return self.expansion or self.id_columns

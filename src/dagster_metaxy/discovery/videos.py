@@ -138,7 +138,7 @@ class Videos:
     folder: Path
     glob: str | None = None
     workers: int = field(default_factory=lambda: os.cpu_count() or 1)
-    chunk_rows: int = 1_000
+    chunk_rows: int = 10_000
     chunk_seconds: float = 5.0
 
     def listing(self) -> Listing:

@@ -58,6 +58,8 @@ class Artifacts:
 
     def __init__(self, root: Path, key: str) -> None:
         self.folder = root.joinpath(*key.split("/"))
+        # Most features have no artifacts, and should not pay for looking for some.
+        self._any = self.folder.is_dir() and any(p.name != _WORK for p in self.folder.iterdir())
 
     @contextmanager
     def workspace(self) -> Iterator[Path]:
@@ -87,6 +89,7 @@ class Artifacts:
         Returns:
             The folder they lie in now.
         """
+        self._any = True
         target = self.folder / safe_name(ids) / version
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.exists():
@@ -98,6 +101,8 @@ class Artifacts:
 
     def retire(self, ids: Sequence[Any], *, keep: str) -> None:
         """Remove the files of a sample's former versions, once the row of the new one is written."""
+        if not self._any:
+            return
         sample = self.folder / safe_name(ids)
         if sample.is_dir():
             for version in sample.iterdir():
@@ -106,4 +111,6 @@ class Artifacts:
 
     def remove(self, ids: Sequence[Any]) -> None:
         """Remove all files of a sample that is gone."""
+        if not self._any:
+            return
         shutil.rmtree(self.folder / safe_name(ids), ignore_errors=True)

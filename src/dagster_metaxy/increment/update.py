@@ -113,7 +113,7 @@ class Update:
     workers: int = 1
     batch_size: int = 256
     hard_delete: bool = False
-    chunk_rows: int = 1_000
+    chunk_rows: int = 10_000
     chunk_seconds: float = 5.0
 
     def of(self, feature: Feature) -> Update:
