@@ -78,6 +78,62 @@ def test_the_asset_shows_what_was_declared(sizes: Project) -> None:
     assert columns["label"].description == "A word."
 
 
+def test_how_dagster_runs_it(sizes: Project) -> None:
+    _edit(
+        sizes,
+        "compute: .compute",
+        "retry_policy: {max_retries: 3, delay: 1.5, backoff: linear}\n  pool: gpu\n"
+        "  op_tags: {a: b}\n  partitions_def: {type: static, partition_keys: [x]}\n"
+        "  backfill_policy: {type: multi_run, max_partitions_per_run: 10}\n"
+        "  freshness_policy: '{{ dg.FreshnessPolicy.time_window("
+        "fail_window=datetime.timedelta(days=1)) }}'\n"
+        "  compute: .compute",
+    )
+    defs = sizes.load()
+    (asset,) = (
+        a
+        for a in defs.resolve_asset_graph().assets_defs
+        if dg.AssetKey(["clips", "sizes"]) in a.keys
+    )
+    assert asset.op.retry_policy == dg.RetryPolicy(3, 1.5, dg.Backoff.LINEAR)
+    assert asset.op.pool == "gpu"
+    assert asset.op.tags["a"] == "b"
+    assert asset.backfill_policy == dg.BackfillPolicy.multi_run(10)
+    spec = asset.get_asset_spec(dg.AssetKey(["clips", "sizes"]))
+    assert spec.freshness_policy is not None
+    assert {op.name for op in defs.resolve_job_def("clips").graph.node_defs} == {
+        "update_clips__videos", "update_clips__sizes",
+    }  # fmt: skip
+
+
+def test_a_subclass_changes_what_is_shown_and_done(sizes: Project) -> None:
+    sizes.write(
+        "lib.py",
+        """
+        import dagster as dg
+
+        from dagster_metaxy import MetaxyAssetComponent
+
+
+        class Mine(MetaxyAssetComponent):
+            def get_asset_spec(self, asset):
+                return super().get_asset_spec(asset).merge_attributes(tags={"mine": "yes"})
+
+            def execute(self, context, asset, project):
+                context.log.info("before")
+                yield from super().execute(context, asset, project)
+        """,
+    )
+    module = f"{sizes.sandbox.project_name}.defs.lib.Mine"
+    _edit(sizes, "dagster_metaxy.MetaxyAssetComponent", module)
+    spec = sizes.load().resolve_asset_graph().get(dg.AssetKey(["clips", "sizes"]))
+    assert spec.tags["mine"] == "yes"
+    result = sizes.materialize("clips/sizes", "clips/videos")
+    assert sizes.counts("clips/sizes") == (3, 0, 0, 0)
+    logs = sizes.instance.all_logs(result.run_id)
+    assert any("before" in (entry.user_message or "") for entry in logs)
+
+
 def test_steps_of_one_run_go_in_order_and_only_changes_are_computed(sizes: Project) -> None:
     # Named before its upstream, and loaded before it: the op's own deps decide the order.
     assert sizes.materialize("clips/sizes", "clips/videos").success

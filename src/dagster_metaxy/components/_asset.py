@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
@@ -69,6 +69,10 @@ class FeatureAsset:
         partitioning: Partitions, and which one a sample belongs to; None for no partitions.
         attributes: Further arguments of `dg.AssetSpec`.
         metadata: Further metadata of the asset.
+        op_tags: Tags of the op, for run launchers and executors.
+        retry_policy: When the op is tried again.
+        pool: The pool that limits how many such ops run at once.
+        backfill_policy: How many partitions a run takes; all of a range if None.
     """
 
     runner: Runner
@@ -76,6 +80,10 @@ class FeatureAsset:
     partitioning: Partitioning | None = None
     attributes: Mapping[str, Any] = field(default_factory=dict)
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    op_tags: Mapping[str, str] = field(default_factory=dict)
+    retry_policy: dg.RetryPolicy | None = None
+    pool: str | None = None
+    backfill_policy: dg.BackfillPolicy | None = None
 
     @property
     def feature(self) -> Feature:
@@ -107,12 +115,23 @@ class FeatureAsset:
             )
         )
 
-    def assets_def(self, project: MetaxyProject) -> dg.AssetsDefinition:
-        """The asset, materialized whole or by partitions."""
+    def assets_def(
+        self,
+        project: MetaxyProject,
+        spec: dg.AssetSpec | None = None,
+        execute: Callable[[dg.AssetExecutionContext], Iterator[Any]] | None = None,
+    ) -> dg.AssetsDefinition:
+        """The asset, materialized whole or by partitions.
+
+        Args:
+            project: For the store.
+            spec: What Dagster shows; `self.spec()` if left out.
+            execute: What materializes it; `self.materialize()` if left out.
+        """
 
         @dg.multi_asset(
             name=self.op_name,
-            specs=[self.spec()],
+            specs=[spec or self.spec()],
             check_specs=[
                 dg.AssetCheckSpec(
                     CHECK_NAME,
@@ -120,34 +139,52 @@ class FeatureAsset:
                     description="Names the samples that could not be computed.",
                 )
             ],
-            backfill_policy=dg.BackfillPolicy.single_run() if self.partitioning else None,
+            backfill_policy=(self.backfill_policy or dg.BackfillPolicy.single_run())
+            if self.partitioning
+            else None,
             required_resource_keys=self.runner.resource_names,
+            op_tags=dict(self.op_tags),
+            retry_policy=self.retry_policy,
+            pool=self.pool,
         )
         # Without an annotation: Dagster reads those of contexts as objects, not as text.
         def materialize(context) -> Iterator[Any]:
-            keys = None
-            if context.has_partition_key or context.has_partition_key_range:
-                keys = list(context.partition_keys)
-            outcome, metadata, data_version = self._update(context, project, keys)
-            if keys is not None:
-                failed = {k for k in keys if outcome.partitions.get(k, Counts()).failed}
-                if failed:
-                    # Told key by key: a result for the run would turn the failed ones green.
-                    yield self._check(context.instance, outcome, keys)
-                    for key in keys:
-                        if key not in failed:
-                            yield self._partition_event(key, outcome)
-                    raise dg.Failure(failure_summary(outcome.failed), metadata)
-            else:
-                yield from self._partition_events(context.instance, outcome)
-            yield dg.MaterializeResult(
-                asset_key=self.key,
-                metadata=metadata,
-                data_version=dg.DataVersion(data_version),
-                check_results=[self._check(context.instance, outcome, keys)],
-            )
+            yield from execute(context) if execute else self.materialize(context, project)
 
         return materialize
+
+    def materialize(
+        self, context: dg.AssetExecutionContext, project: MetaxyProject
+    ) -> Iterator[Any]:
+        """Bring the feature up to date in the partitions of a run, and tell Dagster.
+
+        Yields:
+            What an asset yields: materializations, the check, and a `MaterializeResult`.
+
+        Raises:
+            dg.Failure: A sample of the run's partitions failed; the other partitions were told.
+        """
+        keys = None
+        if context.has_partition_key or context.has_partition_key_range:
+            keys = list(context.partition_keys)
+        outcome, metadata, data_version = self._update(context, project, keys)
+        if keys is not None:
+            failed = {k for k in keys if outcome.partitions.get(k, Counts()).failed}
+            if failed:
+                # Told key by key: a result for the run would turn the failed ones green.
+                yield self._check(context.instance, outcome, keys)
+                for key in keys:
+                    if key not in failed:
+                        yield self._partition_event(key, outcome)
+                raise dg.Failure(failure_summary(outcome.failed), metadata)
+        else:
+            yield from self._partition_events(context.instance, outcome)
+        yield dg.MaterializeResult(
+            asset_key=self.key,
+            metadata=metadata,
+            data_version=dg.DataVersion(data_version),
+            check_results=[self._check(context.instance, outcome, keys)],
+        )
 
     def op(self, project: MetaxyProject, after: Sequence[str]) -> dg.OpDefinition:
         """An op that brings the feature up to date over all partitions, in a run without any.
@@ -165,7 +202,9 @@ class FeatureAsset:
             ins={op_name(key): dg.In(dg.Nothing) for key in after},
             out=dg.Out(dg.Nothing),
             description=self.feature.description,
-            tags={"dagster/kind/metaxy": ""},
+            tags={**self.op_tags, "dagster/kind/metaxy": ""},
+            retry_policy=self.retry_policy,
+            pool=self.pool,
             required_resource_keys=self.runner.resource_names,
         )
         def update(context) -> Iterator[Any]:

@@ -3,19 +3,61 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import dagster as dg
-from pydantic import ConfigDict, PrivateAttr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
 from dagster_metaxy.components._asset import FeatureAsset
 from dagster_metaxy.declare._dagster import ResolutionException
 from dagster_metaxy.declare.errors import located, located_validation_error, position
+from dagster_metaxy.declare.project import MetaxyProject
+from dagster_metaxy.declare.schema import model_schema, structured
 
 if TYPE_CHECKING:
     from dagster_metaxy.components._graph import ProjectFeatures
+
+
+class RetryPolicyModel(BaseModel):
+    """When a failed run of an asset is tried again."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    max_retries: int = Field(
+        default=1, ge=0, description="How often it is tried again.", examples=[3]
+    )
+    delay: float | None = Field(
+        default=None, ge=0, description="Seconds to wait before.", examples=[30]
+    )
+    backoff: Literal["linear", "exponential"] | None = Field(
+        default=None, description="How the delay grows.", examples=["exponential"]
+    )
+
+    def policy(self) -> dg.RetryPolicy:
+        """Dagster's policy."""
+        backoff = dg.Backoff[self.backoff.upper()] if self.backoff else None
+        return dg.RetryPolicy(self.max_retries, self.delay, backoff)
+
+
+class BackfillPolicyModel(BaseModel):
+    """How many partitions a run of a backfill takes."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    type: Literal["single_run", "multi_run"] = Field(
+        description="One run for any range of partitions, or several.", examples=["multi_run"]
+    )
+    max_partitions_per_run: int = Field(
+        default=1, ge=1, description="Of several runs, how many each takes.", examples=[10]
+    )
+
+    def policy(self) -> dg.BackfillPolicy:
+        """Dagster's policy."""
+        if self.type == "single_run":
+            return dg.BackfillPolicy.single_run()
+        return dg.BackfillPolicy.multi_run(self.max_partitions_per_run)
 
 
 class FeatureComponent(dg.Component, dg.Model, dg.Resolvable):
@@ -52,6 +94,52 @@ class FeatureComponent(dg.Component, dg.Model, dg.Resolvable):
             model_field_type=str | None,
             description="When Dagster materializes the assets by itself; a template.",
             examples=["{{ dg.AutomationCondition.eager() }}"],
+        ),
+    ] = None
+    freshness_policy: Annotated[
+        dg.FreshnessPolicy | None,
+        dg.Resolver.default(
+            model_field_type=str | None,
+            description="How fresh the assets have to be; a template.",
+            examples=[
+                "{{ dg.FreshnessPolicy.time_window(fail_window=datetime.timedelta(days=1)) }}"
+            ],
+        ),
+    ] = None
+    retry_policy: Annotated[
+        # The constraints are hidden from Dagster, which takes none in nested models.
+        Annotated[RetryPolicyModel, Field()] | None,
+        structured(
+            {"if": {"type": "object"}, "then": model_schema(RetryPolicyModel)},
+            "object",
+            nullable=True,
+            description="When a failed run of an asset is tried again. A failed sample alone is no"
+            " failed run, and is computed by the next one.",
+            examples=[{"max_retries": 3, "delay": 30}],
+        ),
+    ] = None
+    backfill_policy: Annotated[
+        Annotated[BackfillPolicyModel, Field()] | None,
+        structured(
+            {"if": {"type": "object"}, "then": model_schema(BackfillPolicyModel)},
+            "object",
+            nullable=True,
+            description="How many partitions a run of a backfill takes; all of a range if left out.",
+            examples=[{"type": "multi_run", "max_partitions_per_run": 10}],
+        ),
+    ] = None
+    pool: Annotated[
+        str | None,
+        dg.Resolver.default(
+            description="The Dagster pool that limits how many of the assets run at once.",
+            examples=["gpu"],
+        ),
+    ] = None
+    op_tags: Annotated[
+        dict[str, str] | None,
+        dg.Resolver.default(
+            description="Tags of the ops, for run launchers and executors.",
+            examples=[{"dagster-k8s/config": "..."}],
         ),
     ] = None
     store: Annotated[
@@ -110,6 +198,50 @@ class FeatureComponent(dg.Component, dg.Model, dg.Resolvable):
         """An error about the attribute at `path`, with file and line where there are any."""
         return located(self._context, message, *path)
 
+    def get_asset_spec(self, asset: FeatureAsset) -> dg.AssetSpec:
+        """What Dagster shows of a feature; override it to add or change something.
+
+        Args:
+            asset: The feature, with what it takes from its upstream.
+        """
+        return asset.spec()
+
+    def execute(
+        self, context: dg.AssetExecutionContext, asset: FeatureAsset, project: MetaxyProject
+    ) -> Iterator[Any]:
+        """Materialize a feature; override it to do something before, after or instead.
+
+        Args:
+            context: Dagster's.
+            asset: The feature.
+            project: For its store.
+
+        Yields:
+            What an asset yields.
+        """
+        yield from asset.materialize(context, project)
+
+    def asset_definitions(self, features: ProjectFeatures) -> list[dg.AssetsDefinition]:
+        """The assets of this component's features."""
+        project = features.project
+
+        def executed_by(asset: FeatureAsset) -> Any:
+            return lambda context: self.execute(context, asset, project)
+
+        return [
+            asset.assets_def(project, self.get_asset_spec(asset), executed_by(asset))
+            for asset in features.of(self)
+        ]
+
+    def op_options(self) -> dict[str, Any]:
+        """The shared arguments of `FeatureAsset` for its op."""
+        return {
+            "op_tags": self.op_tags or {},
+            "retry_policy": self.retry_policy.policy() if self.retry_policy else None,
+            "pool": self.pool,
+            "backfill_policy": self.backfill_policy.policy() if self.backfill_policy else None,
+        }
+
     def asset_attributes(self, **more: Any) -> Mapping[str, Any]:
         """The shared arguments of `dg.AssetSpec`, and `more`; what is None is left out."""
         attributes = {
@@ -118,6 +250,7 @@ class FeatureComponent(dg.Component, dg.Model, dg.Resolvable):
             "tags": self.tags,
             "owners": self.owners,
             "automation_condition": self.automation_condition,
+            "freshness_policy": self.freshness_policy,
             **more,
         }
         return {name: value for name, value in attributes.items() if value is not None}

@@ -491,6 +491,7 @@ class MetaxyAssetComponent(FeatureComponent):
                 partitioning=partitioning,
                 attributes=self.asset_attributes(description=self.description),
                 metadata=self.metadata,
+                **self.op_options(),
             )
         ]
 
@@ -505,9 +506,7 @@ class MetaxyAssetComponent(FeatureComponent):
         """The asset."""
         features = project_features(context, self)
         with features.project.use():
-            return dg.Definitions(
-                assets=[asset.assets_def(features.project) for asset in features.of(self)]
-            )
+            return dg.Definitions(assets=self.asset_definitions(features))
 
 
 __all__ = ["MetaxyAssetComponent"]

@@ -179,6 +179,7 @@ class PartitionedVideoComponent(FeatureComponent):
                 store=self.store,
                 partitioning=partitioning,
                 attributes={**self.asset_attributes(), **attributes},
+                **self.op_options(),
             )
 
         def step_assets() -> Iterator[FeatureAsset]:
@@ -197,10 +198,10 @@ class PartitionedVideoComponent(FeatureComponent):
         """The assets, the job and the sensor."""
         features = project_features(context, self)
         project = features.project
-        root, *_ = assets = features.of(self)
+        root = features.of(self)[0]
         with project.use():
             return dg.Definitions(
-                assets=[asset.assets_def(project) for asset in assets],
+                assets=self.asset_definitions(features),
                 jobs=[_collection_job(self.job_name, root, features)],
                 sensors=[
                     build_sensor(
