@@ -90,9 +90,10 @@ def test_artifacts_of_ones_own(clips: Project) -> None:
     files = [Path(path) for path in clips.rows("clips/own")["x"]]
     assert len(files) == 4
     assert {file.read_text() for file in files} == {result.run_id}
-    assert all(clips.root / "data/artifacts/clips/own" in file.parents for file in files)
+    assert all(clips.root / "data/artifacts/clips__own" in file.parents for file in files)
     # where no compute asks for a folder, there is none
-    assert {p.name for p in (clips.root / "data/artifacts/clips").iterdir()} == {"frames", "own"}
+    there = {p.name for p in (clips.root / "data/artifacts").iterdir()}
+    assert there == {"clips__frames", "clips__own"}
 
 
 BATCH = """
@@ -260,6 +261,11 @@ def test_hard_deletion(clips: Project) -> None:
             "def own(sample): ...",
             PER_VIDEO + "  fields: [{key: a, deps: [{feature: clips/frames}]}]\n",
             "which is none of the feature's deps",
+        ),
+        (
+            "def own(samples): ...",
+            GROUPED.replace("deps: [", "deps: [{feature: clips/audio, lineage: aggregation}, "),
+            "clips/audio and clips/frames are both aggregated",
         ),
         (
             "def own(sample): ...",

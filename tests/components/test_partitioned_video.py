@@ -102,7 +102,7 @@ def test_new_changed_and_deleted(videos: Project) -> None:
     # portrait's 12 seconds became bikes' 10: the children beyond are gone, with their files
     portrait = videos.rows("clips/frames").filter(video_id="portrait")
     assert portrait.height == 10
-    files = list((videos.root / "data/artifacts/clips/frames/portrait").rglob("*.jpg"))
+    files = list((videos.root / "data/artifacts/clips__frames/portrait").rglob("*.jpg"))
     assert sorted(map(str, files)) == portrait["path"].sort().to_list()
     # portrait has no sound any more
     assert set(videos.rows("clips/audio")["video_id"]) == {"bigbuckbunny", "sub"}
@@ -125,7 +125,7 @@ def test_corrupt_files_are_named_and_stop_no_other(videos: Project) -> None:
     for key in ASSETS:
         assert set(videos.rows(key)["video_id"]) <= set(NAMES)
     assert videos.green("clips/frames") == set(NAMES)
-    assert not (videos.root / "data/artifacts/clips/frames/half").exists()
+    assert not (videos.root / "data/artifacts/clips__frames/half").exists()
     checks = videos.instance.event_log_storage.get_asset_check_execution_history(
         dg.AssetCheckKey(dg.AssetKey(["clips", "videos"]), "no_failed_samples"), limit=1
     )
@@ -139,9 +139,37 @@ def test_dropped_step_parameter_recomputes_that_step_alone(videos: Project) -> N
     videos.run_job()
     assert videos.counts("clips/frames") == (0, 3, 0, 0)
     assert videos.counts("clips/audio") == NOTHING
-    paths = videos.rows("clips/frames")["path"]
-    files = sorted(map(str, (videos.root / "data/artifacts/clips/frames").rglob("*.jpg")))
-    assert files == paths.sort().to_list()
+    assert all(Path(path).is_file() for path in videos.rows("clips/frames")["path"])
+    # and back: the rows of before count again, with their files
+    yaml.write_text(yaml.read_text().replace("every_seconds: 2", "every_seconds: 1"))
+    videos.run_job()
+    assert videos.counts("clips/frames") == NOTHING
+    assert all(Path(path).is_file() for path in videos.rows("clips/frames")["path"])
+    assert videos.rows("clips/frames").height == 29
+
+
+def test_a_link_to_a_folder_that_is_not_mounted_deletes_nothing(videos: Project) -> None:
+    cam = videos.add_clips("cam", names=("bikes",))
+    (videos.root / "videos/cam").symlink_to(cam)
+    videos.run_job()
+    cam.rename(videos.root / "unmounted")
+    videos.run_job()
+    assert videos.counts("clips/videos") == NOTHING
+    assert "cam/bikes" in videos.rows("clips/frames")["video_id"]
+
+
+def test_copies_in_a_renamed_folder(videos: Project) -> None:
+    folder = videos.root / "videos/a"
+    folder.mkdir()
+    for name in ("one.mp4", "two.mp4"):
+        shutil.copy(CLIPS / "bikes.mp4", folder / name)
+    videos.run_job()
+    folder.rename(videos.root / "videos/b")
+    videos.run_job()
+    assert [videos.counts(key) for key in ASSETS] == [NOTHING] * 3
+    rows = videos.rows("clips/videos").to_dicts()
+    moved = {r["video_id"]: r["relative_path"] for r in rows if r["video_id"].startswith("a/")}
+    assert moved == {"a/one": "b/one.mp4", "a/two": "b/two.mp4"}
 
 
 def test_empty_source_deletes_nothing(videos: Project) -> None:
@@ -223,6 +251,41 @@ class TestPartitions:
         videos.run_job()
         history = videos.instance.event_log_storage.get_asset_check_execution_history(key, limit=1)
         assert history[0].status.value == "SUCCEEDED"
+
+    def test_a_partition_run_deletes_no_video_that_only_moved(self, videos: Project) -> None:
+        videos.run_job()
+        (videos.root / "videos/deep").mkdir()
+        (videos.root / "videos/bikes.mp4").rename(videos.root / "videos/deep/bikes.mp4")
+        videos.materialize("clips/videos", "clips/frames", partition="bikes")
+        assert videos.counts("clips/videos") == NOTHING
+        videos.run_job()
+        assert [videos.counts(key) for key in ASSETS] == [NOTHING] * 3
+
+    def test_a_partition_of_what_has_no_upstream_yet_fails(self, videos: Project) -> None:
+        videos.instance.add_dynamic_partitions("clips", list(NAMES))
+        with pytest.raises(dg.Failure, match="clips/videos has no rows yet"):
+            videos.materialize("clips/frames", partition="bikes")
+        assert videos.green("clips/frames") == set()
+
+    def test_partition_keys_that_are_taken_away(self, project: Project) -> None:
+        for folder in ("cam_a", "cam_b"):
+            project.add_clips(f"videos/{folder}", names=("bikes",))
+        (project.root / "videos/cam_b/bad.mp4").touch()
+        text = """
+            type: dagster_metaxy.PartitionedVideoComponent
+            attributes:
+              source: videos
+              feature_prefix: clips
+              partitions: {type: static, partition_keys: [cam_a, cam_b]}
+              steps: [frames]
+            """
+        project.write("clips/defs.yaml", text)
+        project.run_job()
+        # a partition with a bad file is not green
+        assert project.green("clips/videos") == {"cam_a"}
+        project.write("clips/defs.yaml", text.replace("[cam_a, cam_b]", "[cam_a]"))
+        assert project.run_job().success
+        assert project.counts("clips/frames") == NOTHING
 
     def test_static(self, project: Project) -> None:
         for folder in ("cam_a", "cam_b", "cam_c"):

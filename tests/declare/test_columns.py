@@ -41,7 +41,7 @@ def test_values_that_fit(type_: str, value: object, expected: object) -> None:
     [
         ("str", 3), ("str", b"x"), ("int", "3"), ("int", 3.0), ("int", True), ("float", "3"),
         ("float", True), ("bool", 1), ("date", NOON), ("datetime", NOON.date()), ("list[int]", 3),
-        ("list[int]", "ab"), ("list[int]", [1, "2"]), ("list[int]", [None]), ("str", None),
+        ("list[int]", "ab"), ("list[int]", [1, "2"]), ("list[int]", [None]), ("int", 2**63), ("str", "a\ud800"), ("str", None),
     ],
 )  # fmt: skip
 def test_values_that_do_not(type_: str, value: object) -> None:

@@ -104,6 +104,24 @@ def test_it_waits_while_a_run_is_under_way(videos: Project) -> None:
     assert watch.tick().run_requests
 
 
+def test_a_run_that_failed_is_asked_for_again(videos: Project) -> None:
+    watch = Watch(videos)
+    for attempt in range(3):
+        data = watch.tick()
+        (request,) = data.run_requests
+        job = videos.load().resolve_job_def("clips")
+        videos.instance.create_run_for_job(
+            job,
+            status=dg.DagsterRunStatus.FAILURE,
+            tags={"dagster/run_key": request.run_key, "attempt": str(attempt)},
+        )
+    data = watch.tick()
+    assert not data.run_requests
+    assert "3 runs for these files have failed" in data.skip_message
+    (videos.root / "videos/bikes.mp4").touch()
+    assert watch.tick().run_requests
+
+
 def test_a_source_that_is_gone_deletes_nothing(videos: Project) -> None:
     watch = Watch(videos)
     watch.run(watch.tick())

@@ -9,6 +9,8 @@ import sys
 import textwrap
 import time
 from collections.abc import Mapping
+from dataclasses import replace
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,10 @@ import pytest
 from worlds import RUNTIME, World
 from worlds import update as updating
 
-from dagster_metaxy.declare.feature import Feature
+from dagster_metaxy.declare.columns import Column
+from dagster_metaxy.declare.feature import Feature, expansion
+from dagster_metaxy.engines import local
+from dagster_metaxy.increment import store as stores
 from dagster_metaxy.increment.artifacts import Artifacts, safe_name
 from dagster_metaxy.increment.compute import ComputeContext
 from dagster_metaxy.increment.outcome import Counts, Outcome
@@ -165,6 +170,70 @@ def test_null_ids_are_refused(world: World) -> None:
     assert [row["doc"] for row in world.rows("t/words")] == ["a"]
 
 
+def test_renamed_id_columns(world: World) -> None:
+    dep = {"feature": "t/docs", "rename": {"doc": "d2"}}
+    fields = ({"key": "n", "deps": [{"feature": "t/docs", "fields": ["text"]}]},)
+    feature = Feature("t/named", ("d2",), {"n": Column("int")}, fields=fields, deps=(dep,))
+    feature = world.define(feature)
+    compute = updating(world, feature, lambda s: {"n": s["pages"]})
+    world.put(a=("1", "1", 1), b=("1", "1", 2))
+    outcome = _run(world, compute, Scope(lambda s: s["d2"]))
+    assert outcome.up_to_date == {"a", "b"}
+    bumped = ({"key": "text"}, {"key": "title", "code_version": "2"})
+    replace(world.docs, fields=bumped).register("t")
+    assert _run(world, compute).total.orphaned == 0
+    assert len(world.rows("t/named")) == 2
+
+
+def test_ids_that_engines_write_otherwise_than_python(world: World) -> None:
+    shots = Feature(
+        "t/shots",
+        ("cam", "at", "on"),
+        {"cam": Column("str"), "at": Column("datetime"), "on": Column("bool")},
+    )
+    shots.register("t")
+    at = datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone.utc)
+    frame = pl.DataFrame(
+        [
+            {"cam": cam, "at": at, "on": on, "metaxy_provenance_by_field": {"default": "1"}}
+            for cam in ("a", "b")
+            for on in (True, False)
+        ]
+    )
+    with world.store.open("w") as store:
+        store.write("t/shots", frame)
+        stores.delete(store, "t/shots", ["cam", "at", "on"], [("a", at, True), ("b", at, False)])
+        left = store.read("t/shots").select("cam", "on").collect().rows()
+    assert sorted(left) == [("a", False), ("b", True)]
+
+
+def test_samples_that_went_while_the_code_version_changed(world: World) -> None:
+    root = world.root / "artifacts"
+
+    def feature(version: str) -> Feature:
+        return world.define(
+            Feature(
+                "t/pages",
+                ("doc", "page"),
+                {"page": Column("int"), "file": Column("str")},
+                fields=({"key": "default", "code_version": version},),
+                deps=({"feature": "t/docs", "lineage": expansion(["doc"])},),
+            )
+        )
+
+    world.put(a=("1", "1", 3), b=("1", "1", 1))
+    _run(world, updating(world, feature("1"), TestArtifacts.write))
+    world.drop("b")
+    outcome = _run(world, updating(world, feature("2"), TestArtifacts.write))
+    assert outcome.total == Counts(stale=1, orphaned=1)
+    assert not (root / "t__pages/b").exists()
+    # Code that is reverted finds its rows again, with their files.
+    _run(world, updating(world, feature("1"), TestArtifacts.write))
+    rows = world.rows("t/pages")
+    assert len(rows) == 3
+    assert all(Path(str(row["file"])).is_file() for row in rows)
+
+
 class TestExpansion:
     @staticmethod
     def pages(sample: Sample) -> list[dict[str, int]]:
@@ -200,6 +269,20 @@ class TestExpansion:
         _run(world, updating(world, world.pages(), compute, chunk_rows=10))
         assert commits == [30]
 
+    def test_killed_between_deleting_the_old_and_writing_the_new(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        update = updating(world, world.pages(), self.pages)
+        world.put(a=("1", "1", 3))
+        _run(world, update)
+        world.put(a=("2", "1", 1))
+        with monkeypatch.context() as patched:
+            patched.setattr(stores, "append", lambda *_: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                _run(world, update)
+        assert _run(world, update).total == Counts(stale=1)
+        assert self._pages(world) == {"a": [0]}
+
     def test_wrong_children(self, world: World) -> None:
         world.put(a=("1", "1", 1))
         feature = world.pages()
@@ -229,7 +312,7 @@ class TestArtifacts:
             named = {str(row["file"]) for row in world.rows("t/pages")}
             there = {str(p) for p in root.rglob("*") if p.is_file()}
             assert named == there
-            assert all(str(root / "t/pages") in os.path.realpath(file) for file in named)
+            assert all(str(root / "t__pages") in os.path.realpath(file) for file in named)
 
         _run(world, update)
         check()
@@ -251,13 +334,30 @@ class TestArtifacts:
 
     def test_what_dead_runs_left_is_removed(self, tmp_path: Path) -> None:
         artifacts = Artifacts(tmp_path, "a/b")
+        assert artifacts.folder == tmp_path / "a__b"
         for name, age in (("dead", 90_000), ("alive", 0)):
             left = artifacts.folder / ".work" / name
             left.mkdir(parents=True)
             os.utime(left, (time.time() - age, time.time() - age))
-        with artifacts.workspace():
-            assert {p.name for p in (artifacts.folder / ".work").iterdir()} > {"alive"}
-            assert not (artifacts.folder / ".work/dead").exists()
+        mine = artifacts.unfinished()
+        assert mine.is_dir()
+        left = {p.name for p in (artifacts.folder / ".work").iterdir()}
+        assert left == {"alive", mine.parent.name}
+        artifacts.close()
+        assert not mine.exists()
+
+    def test_two_runs_publish_one_version_at_once(self, tmp_path: Path) -> None:
+        def publish(_: int) -> None:
+            run = Artifacts(tmp_path, "a/b")
+            unfinished = run.unfinished()
+            (unfinished / "x").write_text("x")
+            published = run.publish(unfinished, ("id",), "version")
+            assert published.name == "version"
+            run.close()
+
+        for _, result in local.run(range(300), publish, workers=4):
+            assert result is None
+        assert (tmp_path / "a__b/id/version/x").read_text() == "x"
 
     @pytest.mark.parametrize(
         "ids",

@@ -238,9 +238,10 @@ class FeatureAsset:
         scope = Scope()
         of_partitions = None
         if partitioning is not None:
-            scope = Scope(partitioning.key, keys, partitioning.follows_path)
-            if keys is not None:
-                inside = partial(_is_inside, partitioning, frozenset(keys))
+            chosen = None if keys is None else frozenset(keys)
+            scope = Scope(partitioning.key, chosen, partitioning.follows_path)
+            if chosen is not None:
+                inside = partial(_is_inside, partitioning, chosen)
                 of_partitions = (partitioning.column, inside)
         runtime = Runtime(
             log=context.log,
@@ -258,6 +259,8 @@ class FeatureAsset:
         context.log.info(f"{self.feature.key}: {outcome.summary}")
         for note in outcome.notes:
             context.log.info(f"{self.feature.key}: {note}")
+        if outcome.blocked and keys is not None:
+            raise dg.Failure(f"{self.feature.key}: {'; '.join(outcome.notes)}")
         if outcome.failed and not metadata["dagster/row_count"]:
             # Not one sample, now or ever: that is no bad apple.
             raise dg.Failure(failure_summary(outcome.failed), metadata)

@@ -250,6 +250,13 @@ def _check_upstream(
     broken: set[str],
 ) -> None:
     registered = {key.to_string() for key in project.graph.feature_definitions_by_key}
+    aggregated = [d["feature"] for d in feature.deps if _type(d) == AGGREGATION]
+    if len(aggregated) > 1:
+        raise owner.error(
+            f"{' and '.join(aggregated)} are both aggregated: the compute would get every sample of"
+            " one with every sample of the other. Aggregate them in features of their own.",
+            "deps",
+        )
     for index, dep in enumerate(feature.deps):
         where = ("deps", index)
         key = dep["feature"]
@@ -261,6 +268,12 @@ def _check_upstream(
                 raise owner.error(f"no feature {key!r} is declared.{hint}", *where)
             if key not in broken:
                 _warn_of_undeclared(key, owner.position(*where))
+            if _type(dep) == AGGREGATION:
+                raise owner.error(
+                    f"no component declares {key!r}, so that its id columns are not known: a group of"
+                    " its samples cannot be told",
+                    *where,
+                )
             register_external(key, feature.parent_columns, project.name)
             continue
         rename = dep.get("rename") or {}
@@ -289,6 +302,10 @@ def _check_upstream(
                         + did_you_mean(name, known),
                         *where,
                     )
+
+
+def _type(dep: Mapping[str, Any]) -> str:
+    return dep.get("lineage", identity())["relationship"]["type"]
 
 
 def _warn_of_undeclared(key: str, position: str) -> None:

@@ -115,6 +115,13 @@ class Column:
         # bool is an int, and datetime is a date, to isinstance
         if type(value) is not SCALARS[scalar]:
             raise self._mismatch(value)
+        if isinstance(value, str):
+            try:
+                value.encode()
+            except UnicodeEncodeError:
+                raise ColumnError("is no valid text: it holds a lone surrogate") from None
+        if type(value) is int and not -(2**63) <= value < 2**63:
+            raise ColumnError(f"does not fit into 64 bits: {value}")
         if isinstance(value, datetime.datetime) and value.tzinfo is None:
             return value.replace(tzinfo=datetime.timezone.utc)
         return value

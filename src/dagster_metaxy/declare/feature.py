@@ -94,7 +94,11 @@ class Feature:
         columns = dict(self.columns)
         for name in self.id_columns:
             if name not in columns:
-                upstream = (known[key].columns for key in self.upstream if key in known)
+                upstream = (
+                    {dep.get("rename", {}).get(c, c): t for c, t in known[key].columns.items()}
+                    for dep in self.deps
+                    if (key := dep["feature"]) in known
+                )
                 columns[name] = next((c[name] for c in upstream if name in c), Column("str"))
         ids = {name: columns.pop(name) for name in self.id_columns}
         return replace(self, columns={**ids, **columns})

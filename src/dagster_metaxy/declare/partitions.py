@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import Annotated, Any, Literal
 
 import dagster as dg
@@ -178,6 +179,21 @@ class Partitioning:
         return self.definition.name
 
 
+def keys_of(definition: dg.PartitionsDefinition) -> Callable[[Any], str]:
+    """How a value names a partition: by itself, where there is such a partition."""
+    if isinstance(definition, dg.DynamicPartitionsDefinition):
+        return str
+
+    @lru_cache(maxsize=100_000)
+    def key_of(value: Any) -> str:
+        key = str(value)
+        if not definition.has_partition_key(key):
+            raise PartitionError(f"there is no partition {key!r}")
+        return key
+
+    return key_of
+
+
 class VideosDynamic(_Partitions):
     """One partition per video."""
 
@@ -232,7 +248,7 @@ VIDEO_PARTITIONS_SCHEMA = text_or(
 
 def _search(pattern: re.Pattern[str], video_id: str) -> str:
     found = pattern.search(video_id)
-    if found is None:
+    if found is None or found.group(1) is None:
         raise PartitionError(f"the path has no match for the partition pattern {pattern.pattern!r}")
     return found.group(1)
 

@@ -57,10 +57,19 @@ class Listing:
     Attributes:
         files: In the order of their relative paths.
         unreadable: Relative paths that could not be looked at, with the reason.
+        dangling: Relative paths of links that lead nowhere: there may be folders behind them, of
+            a disk that is not mounted.
     """
 
     files: list[File] = field(default_factory=list)
     unreadable: dict[str, str] = field(default_factory=dict)
+    dangling: set[str] = field(default_factory=set)
+
+    def may_hold(self, relative_path: str) -> bool:
+        """Whether a path that is not listed may still be there."""
+        return relative_path in self.unreadable or any(
+            relative_path.startswith(f"{link}/") for link in self.dangling
+        )
 
     @property
     def digest(self) -> str:
@@ -68,7 +77,7 @@ class Listing:
         hasher = hashlib.blake2b(digest_size=16)
         for file in self.files:
             hasher.update(f"{file.relative_path}\0{file.size}\0{file.modified_at}\n".encode())
-        for path in self.unreadable:
+        for path in (*self.unreadable, *sorted(self.dangling)):
             hasher.update(f"{path}\n".encode("utf-8", "surrogateescape"))
         return hasher.hexdigest()
 
@@ -142,7 +151,10 @@ def list_files(folder: Path, glob: str | None = None) -> Listing:
             else f"the source {folder} is not a folder"
         )
     for parent, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
-        status = os.stat(parent)
+        try:
+            status = os.stat(parent)
+        except OSError as error:
+            raise SourceError(f"cannot list {parent}: {error.strerror}") from error
         if (status.st_dev, status.st_ino) in seen:  # a loop of links, or a second way in
             folders.clear()
             continue
@@ -160,6 +172,8 @@ def list_files(folder: Path, glob: str | None = None) -> Listing:
             )
             if wanted:
                 _add(listing, relative, path)
+            elif os.path.islink(path) and not os.path.exists(path):
+                listing.dangling.add(relative)
     listing.files.sort(key=lambda file: file.relative_path)
     return listing
 

@@ -12,6 +12,9 @@ from dagster_metaxy.declare.project import MetaxyProject
 from dagster_metaxy.discovery.files import SourceError
 from dagster_metaxy.discovery.videos import Comparison, Videos, compare
 
+MAX_ATTEMPTS = 3
+"""How many runs are asked for one state of the files, where they fail."""
+
 _KEYS_PER_CALL = 10_000
 _UNDER_WAY = [
     dg.DagsterRunStatus.QUEUED,
@@ -66,8 +69,16 @@ def build_sensor(
         except SourceError as error:
             return dg.SkipReason(f"{error}. Nothing is taken as deleted.")
         digest = listing.digest
+        attempt = 1
         if digest == cursor["digest"]:
-            return dg.SkipReason(f"{len(listing.files)} videos, none new, changed or gone")
+            if not _failed(context.instance, cursor.get("run_key")):
+                return dg.SkipReason(f"{len(listing.files)} videos, none new, changed or gone")
+            attempt = cursor.get("attempt", 1) + 1
+            if attempt > MAX_ATTEMPTS:
+                return dg.SkipReason(
+                    f"{MAX_ATTEMPTS} runs for these files have failed; launch {job_name} by hand, or"
+                    " change a file"
+                )
         under_way = context.instance.get_runs(
             dg.RunsFilter(job_name=job_name, statuses=_UNDER_WAY), limit=1
         )
@@ -92,13 +103,27 @@ def build_sensor(
             found += f"; {len(keys)} partitions registered"
         context.log.info(found)
         runs = cursor["runs"] + 1
+        # The digest alone would not do: a collection may return to a former state.
+        run_key = f"{digest}-{runs}"
         return dg.SensorResult(
-            # The digest alone would not do: a collection may return to a former state.
-            run_requests=[dg.RunRequest(run_key=f"{digest}-{runs}", tags={"found": found[:250]})],
-            cursor=json.dumps({"digest": digest, "runs": runs}),
+            run_requests=[dg.RunRequest(run_key=run_key, tags={"found": found[:250]})],
+            cursor=json.dumps(
+                {"digest": digest, "runs": runs, "run_key": run_key, "attempt": attempt}
+            ),
         )
 
     return watch
+
+
+def _failed(instance: dg.DagsterInstance, run_key: str | None) -> bool:
+    """Whether the run that was asked for by a key has failed or was canceled."""
+    if run_key is None:
+        return False
+    runs = instance.get_runs(dg.RunsFilter(tags={"dagster/run_key": run_key}), limit=1)
+    return bool(runs) and runs[0].status in (
+        dg.DagsterRunStatus.FAILURE,
+        dg.DagsterRunStatus.CANCELED,
+    )
 
 
 def _surely_new(compared: Comparison, partitioning: Partitioning) -> Iterable[str]:

@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from dagster_metaxy.declare.columns import Column
@@ -99,8 +99,12 @@ def compare(listing: Listing, rows: Sequence[Row], current: set[str] | None = No
         current: Ids whose row is of the current feature version; all if left out.
     """
     by_path = {row["relative_path"]: row for row in rows}
-    seen = {file.relative_path for file in listing.files} | set(listing.unreadable)
-    vanished = {row["video_id"]: row for row in rows if row["relative_path"] not in seen}
+    seen = {file.relative_path for file in listing.files}
+    vanished = {
+        row["video_id"]: row
+        for row in rows
+        if row["relative_path"] not in seen and not listing.may_hold(row["relative_path"])
+    }
     result = Comparison(vanished=vanished)
     unknown = []
     for file in listing.files:
@@ -187,26 +191,27 @@ class Videos:
             stores.check_table(store, self.feature)
             rows, current = self.stored(store)
             compared = compare(listing, rows, current)
+            known = {row["relative_path"]: row["video_id"] for row in rows}
             for path, reason in listing.unreadable.items():
-                if scope.covers(self._partition(scope, path)):
-                    self._fail(outcome, scope, path, reason, "OSError", log, path)
+                video_id = known.get(path) or str(PurePosixPath(path).with_suffix(""))
+                if scope.covers(self._partition(scope, video_id)):
+                    self._fail(outcome, scope, video_id, reason, "OSError", log, path)
+            if behind := [row for row in rows if listing.may_hold(row["relative_path"])]:
+                outcome.notes.append(
+                    f"{len(behind)} videos lie behind links that lead nowhere, or cannot be looked"
+                    " at: they are kept"
+                )
             live = self._moved_folder(store, compared, scope, outcome)
             live |= self._identify(store, compared, current, scope, log, outcome)
-            self._delete_vanished(store, listing, compared, current, scope, outcome)
+            self._delete_vanished(store, listing, compared, scope, outcome)
             stores.compact(store, self.feature.key)
-        if scope.key_of is not None:
-            failed = {failure.sample["video_id"] for failure in outcome.failed}
-            keys = {self._partition(scope, video_id) for video_id in live - failed}
-            outcome.up_to_date = {key for key in keys if key is not None}
+        outcome.settle({self._partition(scope, video_id) for video_id in live})
         outcome.seconds = time.monotonic() - started
         return outcome
 
     def _partition(self, scope: Scope, video_id: str) -> str | None:
-        """The partition of a known video; none where the pattern has changed since."""
-        try:
-            return scope.key({"video_id": video_id})
-        except PartitionError:
-            return None
+        """The partition of a video; none where it belongs to none."""
+        return scope.key({"video_id": video_id})
 
     def _may_keep_id(self, scope: Scope, candidate: str, former: str) -> bool:
         """Whether a moved video stays in its partition: one that leaves it is another video, since
@@ -259,7 +264,8 @@ class Videos:
         tasks: list[tuple[File, str, Row | None]] = []
         for file, video_id, row in self._candidates(compared):
             try:
-                if scope.covers(scope.key({"video_id": video_id})):
+                sample = {"video_id": video_id}
+                if scope.covers(scope.key_of(sample) if scope.key_of else None):
                     tasks.append((file, video_id, row))
             except PartitionError as error:
                 if scope.keys is not None:  # a matter of the whole collection
@@ -270,10 +276,9 @@ class Videos:
         if tasks:
             log.info(f"{self.feature.key}: reading {len(tasks)} new or changed files")
 
-        by_versions = {
-            tuple(sorted(row[stores.PROVENANCE_BY_FIELD].items())): row
-            for row in compared.vanished.values()
-        }
+        by_versions: dict[Any, list[Row]] = {}
+        for row in compared.vanished.values():
+            by_versions.setdefault(_versions(row[stores.PROVENANCE_BY_FIELD]), []).append(row)
         live: set[str] = set()
         chunk: list[Row] = []
         since = time.monotonic()
@@ -294,15 +299,21 @@ class Videos:
                     )
                     continue
                 versions = {"video": result.video, "audio": result.audio}
-                moved = by_versions.get(tuple(sorted(versions.items())))
-                if (
-                    row is None
-                    and moved is not None
-                    and moved["video_id"] in compared.vanished
-                    and self._may_keep_id(scope, video_id, moved["video_id"])
-                ):
-                    # The content of a video whose file is gone: the same video, moved.
-                    row, video_id = moved, moved["video_id"]
+                former = [
+                    r
+                    for r in by_versions.get(_versions(versions), ())
+                    if r["video_id"] in compared.vanished
+                    and self._may_keep_id(scope, video_id, r["video_id"])
+                ]
+                if row is None and former:
+                    # The content of a video whose file is gone: the same video, moved. Of several
+                    # with this content, the one of the same name.
+                    name = PurePosixPath(file.relative_path).name
+                    row = next(
+                        (r for r in former if PurePosixPath(r["relative_path"]).name == name),
+                        former[0],
+                    )
+                    video_id = row["video_id"]
                     del compared.vanished[video_id]
                 if row is None:
                     outcome.count("new", self._partition(scope, video_id))
@@ -314,8 +325,8 @@ class Videos:
                 chunk.append(self._row(file, video_id, result, versions))
                 waited = time.monotonic() - since
                 if len(chunk) >= self.chunk_rows or waited >= self.chunk_seconds:
-                    self._write(store, chunk, outcome)
-                    chunk, since = [], time.monotonic()
+                    full, chunk, since = chunk, [], time.monotonic()
+                    self._write(store, full, outcome)
         finally:
             if chunk:
                 self._write(store, chunk, outcome)
@@ -361,14 +372,20 @@ class Videos:
         store: mx.MetadataStore,
         listing: Listing,
         compared: Comparison,
-        current: set[str],
         scope: Scope,
         outcome: Outcome,
     ) -> None:
+        # A run of some partitions has not read the new files of others, one of which may be the
+        # video that is missing here, moved.
+        elsewhere = {
+            file.size
+            for file, video_id in compared.new
+            if not scope.covers(self._partition(scope, video_id))
+        }
         gone = {
             video_id: self._partition(scope, video_id)
-            for video_id in compared.vanished
-            if video_id in current and scope.covers(self._partition(scope, video_id))
+            for video_id, row in compared.vanished.items()
+            if row["size"] not in elsewhere and scope.covers(self._partition(scope, video_id))
         }
         if gone and not listing.files and not listing.unreadable:
             # Far more often an unmounted disk than the end of a collection.
@@ -378,6 +395,11 @@ class Videos:
             )
             return
         if gone:
-            stores.delete(store, self.feature.key, ["video_id"], [(v,) for v in gone])
+            ids = [(video_id,) for video_id in gone]
+            stores.delete(store, self.feature.key, ["video_id"], ids, older=True)
             for partition in gone.values():
                 outcome.count("orphaned", partition)
+
+
+def _versions(by_field: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    return tuple(sorted(by_field.items()))

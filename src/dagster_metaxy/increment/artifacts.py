@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import uuid
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,11 +46,11 @@ def safe_name(ids: Sequence[Any]) -> str:
 
 
 class Artifacts:
-    """The artifact files of one feature.
+    """The artifact files of one feature, in one run.
 
-    They lie in `<root>/<feature key>/<sample>/<version>/`. The version is the sample's
-    provenance, which names the input and the code it came from: the files of a row are never
-    overwritten while the row is live.
+    They lie in `<root>/<feature key>/<sample>/<version>/`, the key's parts joined by two
+    underscores, as in Metaxy's table names. The version is the sample's provenance, which names the
+    input and the code it came from.
 
     Args:
         root: The folder for the artifacts of all features.
@@ -57,31 +58,34 @@ class Artifacts:
     """
 
     def __init__(self, root: Path, key: str) -> None:
-        self.folder = root.joinpath(*key.split("/"))
-        # Most features have no artifacts, and should not pay for looking for some.
-        self._any = self.folder.is_dir() and any(p.name != _WORK for p in self.folder.iterdir())
+        self.folder = root / "__".join(key.split("/"))
+        self._work = self.folder / _WORK / uuid.uuid4().hex
 
-    @contextmanager
-    def workspace(self) -> Iterator[Path]:
-        """A folder for the unfinished files of one run; what dead runs left is removed."""
-        parent = self.folder / _WORK
+    def unfinished(self) -> Path:
+        """A new, empty folder for the files of a sample that is being computed.
+
+        Raises:
+            UpdateError: There is no place for it.
+        """
         try:
-            parent.mkdir(parents=True, exist_ok=True)
+            if not self._work.is_dir():
+                self._work.mkdir(parents=True, exist_ok=True)
+                self._remove_leftovers()
+            return Path(tempfile.mkdtemp(dir=self._work)).resolve()
         except OSError as error:
             raise UpdateError(f"no place for artifacts: {error}") from error
-        for left in parent.iterdir():
-            # A run that is still going touches its folder with every sample.
-            if time.time() - left.stat().st_mtime > _STALE_AFTER_SECONDS:
-                shutil.rmtree(left, ignore_errors=True)
-        folder = Path(tempfile.mkdtemp(dir=parent))
-        try:
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-            # Most features have no files: nothing of them is left behind.
-            for empty in (parent, self.folder):
-                with contextlib.suppress(OSError):
-                    empty.rmdir()
+
+    def _remove_leftovers(self) -> None:
+        """Remove what runs that were killed have left."""
+        for left in self._work.parent.iterdir():
+            with contextlib.suppress(OSError):
+                # A run that is still going touches its folder with every sample.
+                if time.time() - left.stat().st_mtime > _STALE_AFTER_SECONDS:
+                    shutil.rmtree(left)
+
+    def close(self) -> None:
+        """Remove the unfinished files of this run."""
+        shutil.rmtree(self._work, ignore_errors=True)
 
     def publish(self, unfinished: Path, ids: Sequence[Any], version: str) -> Path:
         """Move the finished files of a sample to their place, in one step.
@@ -89,28 +93,25 @@ class Artifacts:
         Returns:
             The folder they lie in now.
         """
-        self._any = True
         target = self.folder / safe_name(ids) / version
         target.parent.mkdir(parents=True, exist_ok=True)
-        if target.exists():
-            # A run was killed between this step and the writing of the row: same input, same
-            # code, but nobody vouches for the files.
-            shutil.rmtree(target)
-        os.replace(unfinished, target)
-        return target
+        for _ in range(10):
+            # What is there is of the same input and code: of a run that was killed before it
+            # wrote the row, or of one that goes on beside this one.
+            with contextlib.suppress(FileNotFoundError):
+                os.replace(target, Path(tempfile.mkdtemp(dir=self._work)) / "replaced")
+            try:
+                os.replace(unfinished, target)
+                return target
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
+        raise OSError(errno.ENOTEMPTY, "another run keeps writing the same artifacts", str(target))
 
-    def retire(self, ids: Sequence[Any], *, keep: str) -> None:
-        """Remove the files of a sample's former versions, once the row of the new one is written."""
-        if not self._any:
-            return
-        sample = self.folder / safe_name(ids)
-        if sample.is_dir():
-            for version in sample.iterdir():
-                if version.name != keep:
-                    shutil.rmtree(version, ignore_errors=True)
+    def retire(self, ids: Sequence[Any], version: str) -> None:
+        """Remove the files of a version of a sample, of which no row is live any more."""
+        shutil.rmtree(self.folder / safe_name(ids) / version, ignore_errors=True)
 
     def remove(self, ids: Sequence[Any]) -> None:
         """Remove all files of a sample that is gone."""
-        if not self._any:
-            return
         shutil.rmtree(self.folder / safe_name(ids), ignore_errors=True)

@@ -137,7 +137,9 @@ class Compute:
         Raises:
             SignatureError: With what is wrong.
         """
-        if isinstance(self.function, type) and "__call__" not in vars(self.function):
+        if isinstance(self.function, type) and not any(
+            "__call__" in vars(base) for base in self.function.__mro__
+        ):
             raise SignatureError("is a class without __call__")
         parameters = self._parameters
         if not parameters or parameters[0].kind == inspect.Parameter.KEYWORD_ONLY:

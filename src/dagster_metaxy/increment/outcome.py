@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import traceback
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -82,7 +82,8 @@ class Outcome:
         total: Counts over all samples.
         partitions: Counts by partition key, for the partitions in which anything was to do.
         failed: The samples that failed, with their errors.
-        up_to_date: Partition keys in which every sample is in the store as it should be.
+        up_to_date: Partition keys in which no sample is left to do, and none failed.
+        blocked: Whether an upstream has no rows yet, so that nothing could be done.
         written: Rows written.
         seconds: Wall time of the whole update.
         notes: Sentences that the reader of the result should see.
@@ -92,6 +93,7 @@ class Outcome:
     partitions: dict[str, Counts] = field(default_factory=dict)
     failed: list[FailedSample] = field(default_factory=list)
     up_to_date: set[str] = field(default_factory=set)
+    blocked: bool = False
     written: int = 0
     seconds: float = 0.0
     notes: list[str] = field(default_factory=list)
@@ -103,6 +105,11 @@ class Outcome:
             counts.append(self.partitions.setdefault(partition, Counts()))
         for c in counts:
             setattr(c, what, getattr(c, what) + 1)
+
+    def settle(self, keys: Collection[str | None]) -> None:
+        """Of the partitions that were brought up to date, remember those in which none failed."""
+        done = {key for key in keys if key is not None}
+        self.up_to_date |= {key for key in done if not self.partitions.get(key, Counts()).failed}
 
     def fail(self, failure: FailedSample, partition: str | None) -> None:
         """Remember a failed sample."""

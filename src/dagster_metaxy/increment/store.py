@@ -1,4 +1,4 @@
-"""Reading and writing features so that nothing is lost or doubled, whatever the store.
+"""Reading and writing features so that nothing is lost or doubled.
 
 The traps that this module closes are Metaxy 0.1.11's and delta-rs's; each has a test in
 `tests/increment/test_store.py`.
@@ -9,7 +9,8 @@ from __future__ import annotations
 import contextlib
 import random
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -54,14 +55,19 @@ def read(store: mx.MetadataStore, key: str, **options: Any) -> pl.DataFrame | No
 def append(store: mx.MetadataStore, key: str, rows: pl.DataFrame) -> None:
     """Write rows of a feature in one commit.
 
-    The first write of a table by several processes at once fails in all but one of them, as
+    The first write of a Delta table by several processes at once fails in all but one of them, as
     does now and then a commit under contention; nothing of it is in the store then, so it is
     tried again.
     """
+    _retrying(lambda: store.write(key, rows))
+
+
+def _retrying(commit: Callable[[], None]) -> None:
+    """Commit, again where another writer was faster; delta-rs says so, others say `already exists`."""
     attempts = 6
     for attempt in range(attempts):
         try:
-            store.write(key, rows)
+            commit()
             return
         except Exception as error:
             lost_race = type(error).__name__ == "CommitFailedError" or "already exists" in str(
@@ -141,14 +147,26 @@ def delete(
     ids: Collection[tuple[Any, ...]],
     *,
     hard: bool = False,
+    older: bool = False,
 ) -> None:
     """Delete the rows whose `columns` have one of the given values.
 
-    Softly, they are marked as deleted and stay in the history; hard, they are removed, with those
-    of older feature versions.
+    Softly, they are marked as deleted and stay in the history; hard, they are removed.
+
+    Args:
+        store: A store that is open for writing.
+        key: The feature key.
+        columns: The columns that name what goes.
+        ids: Their values.
+        hard: Whether rows are removed, those of older feature versions, too.
+        older: Whether samples go of which there are only rows of older feature versions.
     """
     for condition in _any_of(columns, ids):
-        store.delete(key, condition, soft=not hard, with_feature_history=hard)
+        # Metaxy marks the newest row of a sample: of this version, or of any.
+        for history in (False, True) if older and not hard else (hard,):
+            _retrying(
+                partial(store.delete, key, condition, soft=not hard, with_feature_history=history)
+            )
 
 
 def rows_of(
@@ -163,6 +181,7 @@ def rows_of(
 
 def _any_of(columns: Sequence[str], ids: Collection[tuple[Any, ...]]) -> Iterator[nw.Expr]:
     import narwhals as nw
+    import polars as pl
 
     remaining = iter(ids)
     while batch := list(islice(remaining, _IDS_PER_FILTER)):
@@ -171,11 +190,16 @@ def _any_of(columns: Sequence[str], ids: Collection[tuple[Any, ...]]) -> Iterato
         else:
             # One flat condition: a disjunction of thousands of terms overflows engines' stacks.
             name = nw.concat_str([nw.col(c).cast(nw.String) for c in columns], separator="\x1f")
-            yield name.is_in(["\x1f".join(str(value) for value in values) for values in batch])
+            # The values as an engine writes them, not as Python does: dates and booleans differ.
+            frame = pl.DataFrame(batch, schema=list(columns), orient="row")
+            yield name.is_in(nw.from_native(frame).select(name.alias("name"))["name"].to_list())
 
 
 def stranded(
-    store: mx.MetadataStore, upstream: str, columns: Sequence[str]
+    store: mx.MetadataStore,
+    upstream: str,
+    columns: Sequence[str],
+    rename: Mapping[str, str] | None = None,
 ) -> set[tuple[Any, ...]]:
     """Ids of upstream samples of which the newest row is of an older feature version.
 
@@ -187,7 +211,10 @@ def stranded(
     import polars as pl
 
     rows = read(store, upstream, with_feature_history=True, include_soft_deleted=True)
-    if rows is None or not set(columns) <= set(rows.columns):
+    if rows is None:
+        return set()
+    rows = rows.rename(dict(rename or {}))
+    if not set(columns) <= set(rows.columns):
         return set()
     version = mx.current_graph().get_feature_version(upstream)
     newest = rows.sort(pl.coalesce("metaxy_deleted_at", "metaxy_updated_at")).unique(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from dagster_metaxy.declare.columns import RowShapeError, check_row
 from dagster_metaxy.declare.feature import Feature
+from dagster_metaxy.declare.partitions import PartitionError
 from dagster_metaxy.engines import local
 from dagster_metaxy.increment import store as stores
 from dagster_metaxy.increment.artifacts import Artifacts
@@ -49,8 +49,11 @@ class Scope:
     follows_path: bool = False
 
     def key(self, sample: Sample) -> str | None:
-        """The partition key of a sample, if it has one."""
-        return self.key_of(sample) if self.key_of else None
+        """The partition key of a sample; none where it belongs to no partition."""
+        try:
+            return self.key_of(sample) if self.key_of else None
+        except PartitionError:
+            return None
 
     def covers(self, key: str | None) -> bool:
         """Whether samples with this partition key are to be brought up to date."""
@@ -144,10 +147,13 @@ class Update:
         outcome = Outcome()
         with store.open("w"):
             missing = [
-                key for key in self._required if not store.has_feature(key, check_fallback=True)
+                key
+                for key in self.feature.upstream
+                if not store.has_feature(key, check_fallback=True)
             ]
             stores.check_table(store, self.feature)
             if missing:
+                outcome.blocked = True
                 outcome.notes.append(f"nothing to do: {', '.join(missing)} has no rows yet")
             else:
                 self._run(store, scope, runtime, outcome)
@@ -155,31 +161,43 @@ class Update:
         outcome.seconds = time.monotonic() - started
         return outcome
 
-    @property
-    def _required(self) -> list[str]:
-        return [dep["feature"] for dep in self.feature.deps]
-
     def _run(
         self, store: mx.MetadataStore, scope: Scope, runtime: Runtime, outcome: Outcome
     ) -> None:
         increment = store.resolve_update(self.feature.key).to_polars()
-        tasks = list(self._tasks(increment, self._known(store, increment.new), scope, outcome))
+        known = self._known(store, increment.new)
+        tasks = list(self._tasks(increment, known, scope, outcome))
         for task in tasks:
             outcome.count("stale" if task.stale else "new", task.partition)
+        artifacts = Artifacts(self.artifacts, self.feature.key)
         if tasks:
             runtime.log.info(
                 f"{self.feature.key}: {outcome.total.new} new and {outcome.total.stale} stale samples"
             )
-        artifacts = Artifacts(self.artifacts, self.feature.key)
-        if not tasks and increment.orphaned.is_empty():
-            self._settle(store, scope, outcome)
-            return
-        schema = {c: t for c, t in increment.new.schema.items() if not stores.is_system(c)}
-        with artifacts.workspace() as workspace:
-            caller = _Caller(self, artifacts, workspace, runtime, schema)
-            self._compute(store, tasks, caller, artifacts, outcome)
-        self._delete_orphans(store, increment.orphaned, scope, artifacts, outcome)
+            schema = {c: t for c, t in increment.new.schema.items() if not stores.is_system(c)}
+            try:
+                caller = _Caller(self, artifacts, runtime, schema)
+                self._compute(store, tasks, caller, artifacts, outcome)
+            finally:
+                artifacts.close()
+        elif not store.has_feature(self.feature.key):
+            outcome.notes.extend(self._unseen(store))
+        self._delete_orphans(store, increment, known, scope, artifacts, outcome)
         self._settle(store, scope, outcome)
+
+    def _unseen(self, store: mx.MetadataStore) -> Iterator[str]:
+        """Notes on upstreams with rows that are all of another version than the one known here."""
+        for upstream in self.feature.upstream:
+            current = stores.read(store, upstream)
+            history = stores.read(store, upstream, with_feature_history=True)
+            if current is None or history is None or history.is_empty():
+                continue
+            if current.is_empty():
+                yield (
+                    f"{upstream} has {history.height} samples, but none of the feature version that"
+                    " is declared here: run it, or, where it is produced elsewhere, push its"
+                    " definition (`mx push`)"
+                )
 
     def _known(self, store: mx.MetadataStore, new: pl.DataFrame) -> set[tuple[Any, ...]]:
         """Ids that Metaxy calls new, though there are rows of them of an older feature version."""
@@ -250,6 +268,8 @@ class Update:
                         raise ComputeError(
                             f"{self.feature.key}, sample {named}: {result}"
                         ) from result
+                    if isinstance(result, UpdateError):
+                        raise result
                     if isinstance(result, Exception):
                         failure = FailedSample.of(self.name(task), result)
                         # Where it was raised is the same for most: once is enough.
@@ -263,9 +283,9 @@ class Update:
                 if chunk.tasks and (
                     len(chunk.rows) >= self.chunk_rows or waited >= self.chunk_seconds
                 ):
-                    self._write(store, chunk, artifacts, outcome)
+                    full, chunk = chunk, Chunk()
+                    self._write(store, full, artifacts, outcome)
                     log.info(f"{self.feature.key}: {done} of {len(tasks)} samples done")
-                    chunk = Chunk()
         finally:
             # Also where a compute is wrong or the run is interrupted: finished work is kept.
             if chunk.tasks:
@@ -295,68 +315,91 @@ class Update:
         artifacts: Artifacts,
         outcome: Outcome,
     ) -> None:
-        """Make a chunk durable: all rows of a sample in one commit, then what they replace goes."""
+        """Make a chunk durable: all rows of a sample in one commit."""
         feature = self.feature
+        new = {tuple(row[c] for c in feature.id_columns) for row in chunk.rows}
         obsolete: set[tuple[Any, ...]] = set()
-        if feature.expansion and (stale := [task.ids for task in chunk.tasks if task.stale]):
-            former = stores.rows_of(store, feature.key, feature.expansion, stale)
-            obsolete = {tuple(row[c] for c in feature.id_columns) for row in former}
-            obsolete -= {tuple(row[c] for c in feature.id_columns) for row in chunk.rows}
+        retired: set[tuple[tuple[Any, ...], str]] = set()
+        if stale := [task.ids for task in chunk.tasks if task.stale]:
+            for row in stores.rows_of(store, feature.key, feature.parent_columns, stale):
+                ids = tuple(row[c] for c in feature.id_columns)
+                if ids not in new:
+                    obsolete.add(ids)
+                parent = tuple(row[c] for c in feature.parent_columns)
+                retired.add((parent, row[stores.PROVENANCE]))
+        if obsolete:
+            # Before the new ones: from then on the parent counts as done, and what it no longer
+            # has would live for ever.
+            stores.delete(store, feature.key, feature.id_columns, obsolete, hard=self.hard_delete)
         stores.append(store, feature.key, self._frame(chunk.rows))
         outcome.written += len(chunk.rows)
-        if obsolete:
-            # Left alive, children that a parent no longer has keep it stale for ever.
-            stores.delete(store, feature.key, feature.id_columns, obsolete, hard=self.hard_delete)
-        for task in chunk.tasks:
-            artifacts.retire(task.ids, keep=task.provenance)
+        # Only what the replaced rows named: another run may have published the next version, and
+        # rows of older feature versions come back when code is reverted.
+        for parent, version in retired - {(task.ids, task.provenance) for task in chunk.tasks}:
+            artifacts.retire(parent, version)
 
     def _delete_orphans(
         self,
         store: mx.MetadataStore,
-        orphaned: pl.DataFrame,
+        increment: mx.PolarsIncrement,
+        known: set[tuple[Any, ...]],
         scope: Scope,
         artifacts: Artifacts,
         outcome: Outcome,
     ) -> None:
-        if orphaned.is_empty():
-            return
         parents = self.feature.parent_columns
+        orphaned = set(increment.orphaned.select(parents).rows())
+        if known:
+            # Samples that went while the code version changed have rows of the older one only.
+            rows = stores.read(store, self.feature.key)
+            current = set(rows.select(parents).rows()) if rows is not None else set()
+            orphaned |= known - current - set(increment.new.select(parents).rows())
+        if not orphaned:
+            return
         kept: set[tuple[Any, ...]] = set()
-        for upstream in self.feature.upstream:
-            kept |= stores.stranded(store, upstream, parents)
+        for dep in self.feature.deps:
+            kept |= stores.stranded(store, dep["feature"], parents, dep.get("rename"))
         gone = {}
-        for row in orphaned.iter_rows(named=True):
-            ids = tuple(row[c] for c in parents)
-            partition = scope.key(row)
-            if ids not in kept and scope.covers(partition):
+        for ids in orphaned - kept:
+            partition = scope.key(dict(zip(parents, ids, strict=True)))
+            if scope.covers(partition):
                 gone[ids] = partition
-        if unsure := len(set(orphaned.select(parents).rows()) & kept):
+        if unsure := len(orphaned & kept):
             outcome.notes.append(
                 f"{unsure} samples look orphaned only because an upstream feature has not run since"
                 " its code version changed; they are kept"
             )
         if gone:
-            stores.delete(store, self.feature.key, parents, gone, hard=self.hard_delete)
+            # Files first: rows without files are still orphaned in the next run, files without
+            # rows are nobody's.
             for ids, partition in gone.items():
-                outcome.count("orphaned", partition)
                 artifacts.remove(ids)
+                outcome.count("orphaned", partition)
+            stores.delete(
+                store,
+                self.feature.key,
+                parents,
+                gone,
+                hard=self.hard_delete,
+                older=bool(known),
+            )
 
     def _settle(self, store: mx.MetadataStore, scope: Scope, outcome: Outcome) -> None:
         """Find the partitions in which nothing is left to do."""
         if scope.key_of is None:
             return
-        for upstream in self.feature.upstream[:1]:
-            samples = stores.read(store, upstream)
-            if samples is None:
-                continue
-            keys = {scope.key(row) for row in samples.iter_rows(named=True)}
-            outcome.up_to_date |= {
-                key
-                for key in keys
-                if key is not None
-                and scope.covers(key)
-                and not (key in outcome.partitions and outcome.partitions[key].failed)
-            }
+        # The first upstream says which samples there are.
+        dep = self.feature.deps[0]
+        samples = stores.read(store, dep["feature"])
+        if samples is not None:
+            samples = samples.rename(dict(dep.get("rename") or {}))
+            outcome.settle(
+                {
+                    key
+                    for row in samples.iter_rows(named=True)
+                    if scope.covers(key := scope.key(row))
+                }
+            )
 
 
 @dataclass(frozen=True)
@@ -365,7 +408,6 @@ class _Caller:
 
     update: Update
     artifacts: Artifacts
-    workspace: Path
     runtime: Runtime
     schema: Mapping[str, pl.DataType]
 
@@ -389,9 +431,7 @@ class _Caller:
 
     def _one(self, task: Task) -> Rows:
         feature = self.update.feature
-        context = ComputeContext(
-            self.runtime, lambda: Path(tempfile.mkdtemp(dir=self.workspace)).resolve()
-        )
+        context = ComputeContext(self.runtime, self.artifacts.unfinished)
         argument = task.samples if feature.aggregates else task.samples[0]
         returned = self.update.compute(argument, self.runtime, context)
         if feature.expansion:

@@ -21,6 +21,7 @@ from dagster_metaxy.declare.partitions import (
     PARTITIONS_SCHEMA,
     Partitioning,
     Partitions,
+    keys_of,
     partitions_definition,
 )
 from dagster_metaxy.declare.references import resolve_function
@@ -475,7 +476,7 @@ class MetaxyAssetComponent(FeatureComponent):
                 lambda message, *path: self.error(message, "partitions_def", *path),
                 self.partitions_def,
             )
-            partitioning = Partitioning(definition, self.id_columns[0])
+            partitioning = Partitioning(definition, feature.parent_columns[0], keys_of(definition))
         update = Update(
             feature,
             compute,
