@@ -161,4 +161,5 @@ def failure_summary(failed: Sequence[FailedSample]) -> str:
     shown = [str(failure) for failure in failed[:5]]
     if more := len(failed) - len(shown):
         shown.append(f"... and {more} more")
-    return f"{len(failed)} samples failed:\n" + "\n".join(shown)
+    plural = "" if len(failed) == 1 else "s"
+    return f"{len(failed)} sample{plural} failed:\n" + "\n".join(shown)
