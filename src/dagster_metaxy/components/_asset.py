@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import dagster as dg
 
 from dagster_metaxy.declare.feature import Feature
-from dagster_metaxy.declare.partitions import PartitionError, Partitioning
+from dagster_metaxy.declare.partitions import Partitioning
 from dagster_metaxy.declare.project import MetaxyProject
 from dagster_metaxy.discovery.sensor import register_keys
 from dagster_metaxy.increment.compute import Runtime
@@ -234,15 +233,7 @@ class FeatureAsset:
         project: MetaxyProject,
         keys: Sequence[str] | None,
     ) -> tuple[Outcome, dict[str, Any], str]:
-        partitioning = self.partitioning
-        scope = Scope()
-        of_partitions = None
-        if partitioning is not None:
-            chosen = None if keys is None else frozenset(keys)
-            scope = Scope(partitioning.key, chosen, partitioning.follows_path)
-            if chosen is not None:
-                inside = partial(_is_inside, partitioning, chosen)
-                of_partitions = (partitioning.column, inside)
+        scope = self._scope(keys)
         runtime = Runtime(
             log=context.log,
             run_id=context.run.run_id,
@@ -255,7 +246,9 @@ class FeatureAsset:
                 outcome = self.runner.run(store, scope, runtime)
             except UpdateError as error:
                 raise dg.Failure(str(error), allow_retries=False) from error
-            metadata, data_version = outcome_metadata(store, self.feature, outcome, of_partitions)
+            metadata, data_version = outcome_metadata(
+                store, self.feature, outcome, self._inside(keys)
+            )
         context.log.info(f"{self.feature.key}: {outcome.summary}")
         for note in outcome.notes:
             context.log.info(f"{self.feature.key}: {note}")
@@ -271,15 +264,29 @@ class FeatureAsset:
     ) -> dg.AssetCheckResult:
         """The check on the whole asset, of which a run of some partitions saw only these."""
         elsewhere = []
-        if keys is not None and self.partitioning is not None:
-            inside = partial(_is_inside, self.partitioning, frozenset(keys))
-            column = self.partitioning.column
+        if (limits := self._inside(keys)) is not None:
+            column, inside = limits
             elsewhere = [
                 failure
                 for failure in failed_before(instance, self.key, self.feature.parent_columns)
                 if not inside(failure.sample.get(column))
             ]
         return check_result(self.key, outcome, elsewhere)
+
+    def _scope(self, keys: Sequence[str] | None) -> Scope:
+        """Which samples a run of some partitions, or of all, is about."""
+        if self.partitioning is None:
+            return Scope()
+        chosen = None if keys is None else frozenset(keys)
+        return Scope(self.partitioning.key, chosen, self.partitioning.follows_path)
+
+    def _inside(self, keys: Sequence[str] | None) -> tuple[str, Callable[[Any], bool]] | None:
+        """The column that partitions are found by, and whether a value of it is in those of a run;
+        None where the run is about all."""
+        if self.partitioning is None or keys is None:
+            return None
+        scope, column = self._scope(keys), self.partitioning.column
+        return column, lambda value: scope.covers(scope.key({column: value}))
 
     def _partition_events(
         self, instance: dg.DagsterInstance, outcome: Outcome
@@ -298,11 +305,3 @@ class FeatureAsset:
     def _partition_event(self, key: str, outcome: Outcome) -> dg.AssetMaterialization:
         counts = outcome.partitions.get(key, Counts())
         return dg.AssetMaterialization(self.key, partition=key, metadata=count_metadata(counts))
-
-
-def _is_inside(partitioning: Partitioning, keys: Collection[str], value: Any) -> bool:
-    """Whether a value of the column that partitions are found by belongs to some of them."""
-    try:
-        return partitioning.key_of(value) in keys
-    except PartitionError:
-        return False

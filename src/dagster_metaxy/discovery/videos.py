@@ -357,14 +357,7 @@ class Videos:
         }
 
     def _write(self, store: mx.MetadataStore, rows: Sequence[Row], outcome: Outcome) -> None:
-        import polars as pl
-
-        schema = {
-            **{name: column.dtype for name, column in self.feature.columns.items()},
-            stores.PROVENANCE_BY_FIELD: pl.Struct({"video": pl.String(), "audio": pl.String()}),
-        }
-        kept = [{name: row[name] for name in schema} for row in rows]
-        stores.append(store, self.feature.key, pl.DataFrame(kept, schema=schema, orient="row"))
+        stores.append(store, self.feature.key, stores.typed(self.feature, rows))
         outcome.written += len(rows)
 
     def _delete_vanished(

@@ -61,6 +61,11 @@ class Artifacts:
         self.folder = root / "__".join(key.split("/"))
         self._work = self.folder / _WORK / uuid.uuid4().hex
 
+    @property
+    def any(self) -> bool:
+        """Whether the feature has, or had, files at all; most have none."""
+        return self.folder.is_dir()
+
     def unfinished(self) -> Path:
         """A new, empty folder for the files of a sample that is being computed.
 

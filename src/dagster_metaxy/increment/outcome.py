@@ -19,6 +19,11 @@ class UpdateError(Exception):
     """An update that cannot go on; what it wrote until then is in the store."""
 
 
+def sample_name(ids: Mapping[str, Any]) -> str:
+    """The ids of a sample, as one writes them: `a=1, b=2`."""
+    return ", ".join(f"{column}={value}" for column, value in ids.items())
+
+
 @dataclass(frozen=True)
 class FailedSample:
     """A sample whose compute failed.
@@ -49,7 +54,7 @@ class FailedSample:
     @property
     def name(self) -> str:
         """The sample's ids, as one writes them."""
-        return ", ".join(f"{column}={value}" for column, value in self.sample.items())
+        return sample_name(self.sample)
 
     def __str__(self) -> str:
         where = f" ({self.where})" if self.where else ""
@@ -64,11 +69,6 @@ class Counts:
     stale: int = 0
     orphaned: int = 0
     failed: int = 0
-
-    @property
-    def touched(self) -> bool:
-        """Whether anything was to do."""
-        return bool(self.new or self.stale or self.orphaned or self.failed)
 
 
 @dataclass

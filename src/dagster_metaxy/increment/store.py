@@ -52,6 +52,25 @@ def read(store: mx.MetadataStore, key: str, **options: Any) -> pl.DataFrame | No
     return frame if isinstance(frame, pl.DataFrame) else pl.DataFrame(frame)
 
 
+def typed(feature: Feature, rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
+    """Rows as the store takes them, with their provenance; other columns are left out.
+
+    Typed by the declaration, never by the values: a column that is all null in one chunk and typed
+    in the next kills writers, and Delta refuses it.
+    """
+    import polars as pl
+
+    fields = [str(field["key"]).replace("/", "_") for field in feature.fields]
+    schema: dict[str, Any] = {
+        **{name: column.dtype for name, column in feature.columns.items()},
+        PROVENANCE_BY_FIELD: pl.Struct({key: pl.String() for key in fields}),
+    }
+    if all(PROVENANCE in row for row in rows):  # of a root feature, Metaxy makes it
+        schema[PROVENANCE] = pl.String()
+    kept = [{name: row[name] for name in schema} for row in rows]
+    return pl.DataFrame(kept, schema=schema, orient="row")
+
+
 def append(store: mx.MetadataStore, key: str, rows: pl.DataFrame) -> None:
     """Write rows of a feature in one commit.
 

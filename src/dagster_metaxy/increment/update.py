@@ -23,7 +23,7 @@ from dagster_metaxy.increment.compute import (
     moved,
     rows_by_ids,
 )
-from dagster_metaxy.increment.outcome import FailedSample, Outcome, UpdateError
+from dagster_metaxy.increment.outcome import FailedSample, Outcome, UpdateError, sample_name
 
 if TYPE_CHECKING:
     import metaxy as mx
@@ -264,7 +264,7 @@ class Update:
                 for task, result in zip(unit, results, strict=True):
                     done += 1
                     if isinstance(result, RowShapeError | SignatureError):
-                        named = FailedSample(self.name(task), "", "").name
+                        named = sample_name(self.name(task))
                         raise ComputeError(
                             f"{self.feature.key}, sample {named}: {result}"
                         ) from result
@@ -295,19 +295,6 @@ class Update:
         """The ids of a task, by column."""
         return dict(zip(self.feature.parent_columns, task.ids, strict=True))
 
-    def _frame(self, rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
-        import polars as pl
-
-        # Typed by the declaration, never by the values: a column that is all null in one chunk
-        # and typed in the next kills writers, and Delta refuses it.
-        fields = [str(field["key"]).replace("/", "_") for field in self.feature.fields]
-        schema = {
-            **{name: column.dtype for name, column in self.feature.columns.items()},
-            stores.PROVENANCE: pl.String(),
-            stores.PROVENANCE_BY_FIELD: pl.Struct({key: pl.String() for key in fields}),
-        }
-        return pl.DataFrame(rows, schema=schema, orient="row")
-
     def _write(
         self,
         store: mx.MetadataStore,
@@ -320,7 +307,9 @@ class Update:
         new = {tuple(row[c] for c in feature.id_columns) for row in chunk.rows}
         obsolete: set[tuple[Any, ...]] = set()
         retired: set[tuple[tuple[Any, ...], str]] = set()
-        if stale := [task.ids for task in chunk.tasks if task.stale]:
+        stale = [task.ids for task in chunk.tasks if task.stale]
+        # What is replaced matters where children or files may be left over.
+        if stale and (feature.expansion or artifacts.any):
             for row in stores.rows_of(store, feature.key, feature.parent_columns, stale):
                 ids = tuple(row[c] for c in feature.id_columns)
                 if ids not in new:
@@ -331,7 +320,7 @@ class Update:
             # Before the new ones: from then on the parent counts as done, and what it no longer
             # has would live for ever.
             stores.delete(store, feature.key, feature.id_columns, obsolete, hard=self.hard_delete)
-        stores.append(store, feature.key, self._frame(chunk.rows))
+        stores.append(store, feature.key, stores.typed(feature, chunk.rows))
         outcome.written += len(chunk.rows)
         # Only what the replaced rows named: another run may have published the next version, and
         # rows of older feature versions come back when code is reverted.
@@ -497,6 +486,6 @@ class _Caller:
         for row in rows:
             ids = tuple(row[c] for c in columns)
             if ids in seen:
-                named = FailedSample(dict(zip(columns, ids, strict=True)), "", "").name
+                named = sample_name(dict(zip(columns, ids, strict=True)))
                 raise ValueError(f"the compute returned two rows for {named}")
             seen.add(ids)
