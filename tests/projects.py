@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 import textwrap
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import dagster as dg
 import metaxy as mx
 import polars as pl
+import pytest
 from dagster.components.testing import DefsFolderSandbox
 
 from dagster_metaxy.declare.project import starter_config
@@ -48,6 +50,9 @@ class Project:
         """The definitions, loaded as a new process would: nothing is registered from before."""
         self.close()
         mx.MetaxyConfig.reset()
+        for name, module in list(sys.modules.items()):
+            if str(getattr(module, "__file__", None)).startswith(f"{self.root}/"):
+                del sys.modules[name]
         self._stack.enter_context(mx.FeatureGraph().use())
         return self._stack.enter_context(self.sandbox.build_all_defs())
 
@@ -112,3 +117,15 @@ class Project:
     def green(self, key: str) -> set[str]:
         """The partitions that Dagster shows as materialized."""
         return self.instance.get_materialized_partitions(dg.AssetKey(key.split("/")))
+
+
+def load_error(project: Project) -> str:
+    """The messages of the errors that loading a project ends in, outermost first."""
+    with pytest.raises(Exception) as caught:  # noqa: PT011 - its text is what is tested
+        project.load()
+    messages = []
+    error: BaseException | None = caught.value
+    while error is not None:
+        messages.append(str(error))
+        error = error.__cause__ or error.__context__
+    return "\n".join(messages)

@@ -8,11 +8,16 @@ Metaxy imports the modules it names and looks at what they registered.
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 
 import metaxy as mx  # noqa: TID253 - imported by Metaxy, never by Dagster's registry
 
 from dagster_metaxy.components._graph import load_features
 
-_config = mx.MetaxyConfig.get().config_file
-load_features(_config.parent if _config else Path.cwd())
+_config = mx.MetaxyConfig.get()
+# Components may use what Python classes declare, whatever the order in metaxy.toml.
+for _module in _config.entrypoints:
+    if _module != __name__:
+        import_module(_module)
+load_features(_config.config_file.parent if _config.config_file else Path.cwd())

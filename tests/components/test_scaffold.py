@@ -93,6 +93,18 @@ def test_a_feature_of_something_that_is_not_declared_yet(bare: Project) -> None:
     assert bare.counts("media/faces") == (3, 0, 0, 0)
 
 
+@pytest.mark.parametrize("style", ["yaml", "python"])
+def test_a_root_feature(bare: Project, style: str) -> None:
+    _ok(bare, "MetaxyAssetComponent", "books", "--feature", "library/books", "--format", style)
+    _ok(bare, "MetaxyAssetComponent", "words", "--feature", "library/words",
+        "--depends-on", "library/books")  # fmt: skip
+    bare.materialize("library/books", "library/words")
+    assert bare.counts("library/books") == (1, 0, 0, 0)
+    assert bare.counts("library/words") == (1, 0, 0, 0)
+    bare.materialize("library/books", "library/words")
+    assert bare.counts("library/words") == (0, 0, 0, 0)
+
+
 def test_several_upstreams_and_an_existing_metaxy_toml(bare: Project) -> None:
     bare.add_clips("videos")
     _ok(bare, "PartitionedVideoComponent", "clips", "--source", "videos")
@@ -115,7 +127,6 @@ def test_several_upstreams_and_an_existing_metaxy_toml(bare: Project) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["MetaxyAssetComponent", "x"], "Give --depends-on KEY"),
         (["MetaxyAssetComponent", "x", "--feature", "a b", "--depends-on", "y"], "words joined by"),
         (["PartitionedVideoComponent", "x", "--partitions", "weekly"], "none or dynamic"),
     ],
@@ -134,6 +145,7 @@ def test_a_failed_scaffold_leaves_no_folder(
 def test_scaffolded_python_is_formatted(bare: Project) -> None:
     _ok(bare, "PartitionedVideoComponent", "clips", "--format", "python")
     _ok(bare, "MetaxyAssetComponent", "faces", "--depends-on", "clips/videos", "--format", "python")
+    _ok(bare, "MetaxyAssetComponent", "books", "--format", "python")
     files = [str(p) for p in bare.sandbox.defs_folder_path.rglob("*.py")]
     subprocess.run([Path(sys.executable).parent / "ruff", "format", "--check", "--isolated", "--line-length", "100", *files],
                    check=True)  # fmt: skip

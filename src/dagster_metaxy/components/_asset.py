@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import dagster as dg
 
@@ -22,6 +22,7 @@ from dagster_metaxy.report.metadata import (
     failed_before,
     failure_summary,
     outcome_metadata,
+    rows_metadata,
 )
 
 if TYPE_CHECKING:
@@ -84,6 +85,8 @@ class FeatureAsset:
     pool: str | None = None
     backfill_policy: dg.BackfillPolicy | None = None
 
+    is_external: ClassVar[bool] = False
+
     @property
     def feature(self) -> Feature:
         """What is kept in the store."""
@@ -91,13 +94,24 @@ class FeatureAsset:
 
     @property
     def key(self) -> dg.AssetKey:
-        """The asset key: the parts of the feature key."""
-        return dg.AssetKey(self.feature.key.split("/"))
+        """The asset key: the parts of the feature key, or what Metaxy's metadata says instead."""
+        attributes = self.feature.metadata.get("dagster/attributes")
+        given = attributes.get("asset_key") if isinstance(attributes, Mapping) else None
+        return dg.AssetKey(given or self.feature.key.split("/"))
 
     @property
     def op_name(self) -> str:
         """The name of the asset's op."""
         return op_name(self.feature.key)
+
+    def plain_spec(self) -> dg.AssetSpec:
+        """The asset as it is declared, without what Metaxy knows of it."""
+        return dg.AssetSpec(
+            self.key,
+            metadata={**self.metadata, "metaxy/feature": self.feature.key},
+            partitions_def=self.partitioning.definition if self.partitioning else None,
+            **self.attributes,
+        )
 
     def spec(self) -> dg.AssetSpec:
         """The asset with all that Metaxy knows of it: deps, columns, code version, lineage."""
@@ -105,14 +119,7 @@ class FeatureAsset:
 
         # The spec, not the assets definition: there, deps would be missing from the op, and the
         # steps of a run would go in any order.
-        return mxd.metaxify(
-            dg.AssetSpec(
-                self.key,
-                metadata={**self.metadata, "metaxy/feature": self.feature.key},
-                partitions_def=self.partitioning.definition if self.partitioning else None,
-                **self.attributes,
-            )
-        )
+        return mxd.metaxify(self.plain_spec())
 
     def assets_def(
         self,
@@ -246,9 +253,8 @@ class FeatureAsset:
                 outcome = self.runner.run(store, scope, runtime)
             except UpdateError as error:
                 raise dg.Failure(str(error), allow_retries=False) from error
-            metadata, data_version = outcome_metadata(
-                store, self.feature, outcome, self._inside(keys)
-            )
+            rows, data_version = rows_metadata(store, self.feature, self._inside(keys))
+        metadata = {**rows, **outcome_metadata(outcome)}
         context.log.info(f"{self.feature.key}: {outcome.summary}")
         for note in outcome.notes:
             context.log.info(f"{self.feature.key}: {note}")

@@ -25,9 +25,11 @@ from dagster_metaxy.declare.errors import did_you_mean
 from dagster_metaxy.declare.feature import (
     AGGREGATION,
     EXPANSION,
+    UNDECLARED,
+    ExternalFeature,
     Feature,
     identity,
-    register_external,
+    registered_keys,
 )
 from dagster_metaxy.declare.project import ConfigurationMissing, MetaxyProject, load_project
 
@@ -55,12 +57,12 @@ class ProjectFeatures:
         return [a for key, a in self.assets.items() if self.owners[key] is component]
 
     def downstream(self, key: str) -> list[FeatureAsset]:
-        """A feature and all that depend on it, upstream first."""
+        """A feature and all that are computed here and depend on it, upstream first."""
         found = {key}
         for other, asset in self.assets.items():
             if found & set(asset.feature.upstream):
                 found.add(other)
-        return [asset for other, asset in self.assets.items() if other in found]
+        return [a for other, a in self.assets.items() if other in found and not a.is_external]
 
 
 def project_features(
@@ -123,7 +125,7 @@ def _register_sound(
 _loading: ContextVar[bool] = ContextVar("loading the features of a Dagster project", default=False)
 
 
-def load_features(root: Path) -> None:
+def load_features(root: Path) -> ProjectFeatures | None:
     """Register the features of a Dagster project with Metaxy, without building definitions.
 
     Does nothing while Dagster loads them itself, which initializes Metaxy, too, and none outside a
@@ -131,21 +133,25 @@ def load_features(root: Path) -> None:
 
     Args:
         root: The project's folder; its `src` need not be on Python's path.
+
+    Returns:
+        The features that its components declare; None where there are none.
     """
     folders = (root, *root.parents)
     in_project = any(
         (f / name).is_file() for f in folders for name in ("dg.toml", "pyproject.toml")
     )
     if _loading.get() or not in_project:
-        return
+        return None
     with importable(root):
         tree = dg.ComponentTree.for_project(root)
         components = list(tree.get_all_components(of_type=FeatureComponent))
-        if components:
-            try:
-                _register(root, tree.defs_module_name.split(".")[0], components, set())
-            except _Blamed as blamed:
-                raise blamed.error from None
+        if not components:
+            return None
+        try:
+            return _register(root, tree.defs_module_name.split(".")[0], components, set())
+        except _Blamed as blamed:
+            raise blamed.error from None
 
 
 @contextmanager
@@ -175,7 +181,9 @@ def _register(
     owners: dict[str, FeatureComponent] = {}
     for component in components:
         try:
-            declared = component.feature_assets(root)
+            # Some look up what Python classes declare.
+            with project.use():
+                declared = component.feature_assets(root)
         except ResolutionException as error:
             raise _Blamed(component, error) from None
         for asset in declared:
@@ -193,10 +201,17 @@ def _register(
             assets[key] = asset
             owners[key] = component
 
+    with project.use():
+        typed = {
+            key: feature
+            for asset in assets.values()
+            for key in asset.feature.upstream
+            if key not in assets and (feature := Feature.known(key))
+        }
     ordered: dict[str, FeatureAsset] = {}
     for key in _upstream_first(assets, owners):
-        ordered[key] = _completed(assets[key], ordered)
-    typed = {key: asset.feature for key, asset in ordered.items()}
+        ordered[key] = _completed(assets[key], ordered, typed)
+        typed[key] = ordered[key].feature
     with project.use():
         for key, asset in ordered.items():
             owner = owners[key]
@@ -211,9 +226,11 @@ def _register(
     return ProjectFeatures(project, ordered, owners)
 
 
-def _completed(asset: FeatureAsset, upstream: Mapping[str, FeatureAsset]) -> FeatureAsset:
+def _completed(
+    asset: FeatureAsset, upstream: Mapping[str, FeatureAsset], features: Mapping[str, Feature]
+) -> FeatureAsset:
     """`asset` with what it takes from its upstream: types of id columns, and partitions."""
-    feature = asset.feature.with_id_types({key: a.feature for key, a in upstream.items()})
+    feature = asset.feature.with_id_types(features)
     partitioning = asset.partitioning
     for key in feature.upstream:
         above = upstream[key].partitioning if key in upstream else None
@@ -244,12 +261,13 @@ def _upstream_first(
 
 def _check_upstream(
     feature: Feature,
-    declared: Mapping[str, Feature],
+    known: Mapping[str, Feature],
     owner: FeatureComponent,
     project: MetaxyProject,
     broken: set[str],
 ) -> None:
-    registered = {key.to_string() for key in project.graph.feature_definitions_by_key}
+    if not feature.declared:
+        return
     aggregated = [d["feature"] for d in feature.deps if _type(d) == AGGREGATION]
     if len(aggregated) > 1:
         raise owner.error(
@@ -260,11 +278,9 @@ def _check_upstream(
     for index, dep in enumerate(feature.deps):
         where = ("deps", index)
         key = dep["feature"]
-        upstream = declared.get(key)
+        upstream = known.get(key)
         if upstream is None:
-            if key in registered:
-                continue
-            if hint := did_you_mean(key, {*declared, *registered}):
+            if hint := did_you_mean(key, {*known, *registered_keys()}):
                 raise owner.error(f"no feature {key!r} is declared.{hint}", *where)
             if key not in broken:
                 _warn_of_undeclared(key, owner.position(*where))
@@ -274,18 +290,21 @@ def _check_upstream(
                     " its samples cannot be told",
                     *where,
                 )
-            register_external(key, feature.parent_columns, project.name)
+            ExternalFeature(key, feature.parent_columns, {}, source=UNDECLARED).register(
+                project.name
+            )
             continue
         rename = dep.get("rename") or {}
         columns = [rename.get(c, c) for c in upstream.columns]
-        if unknown := [c for c in rename if c not in upstream.columns]:
-            raise owner.error(_no_column(key, unknown[0], list(upstream.columns)), *where)
-        if unknown := [c for c in dep.get("select") or () if c not in columns]:
-            raise owner.error(_no_column(key, unknown[0], columns), *where)
+        if upstream.columns_known:
+            if unknown := [c for c in rename if c not in upstream.columns]:
+                raise owner.error(_no_column(key, unknown[0], list(upstream.columns)), *where)
+            if unknown := [c for c in dep.get("select") or () if c not in columns]:
+                raise owner.error(_no_column(key, unknown[0], columns), *where)
         _check_lineage(feature, dep, [rename.get(c, c) for c in upstream.id_columns], owner, where)
     for index, item in enumerate(feature.fields):
         for dep in item["deps"] if isinstance(item.get("deps"), list) else ():
-            upstream = declared.get(dep["feature"])
+            upstream = known.get(dep["feature"])
             where = ("fields", index)
             if dep["feature"] not in feature.upstream:
                 hint = did_you_mean(dep["feature"], feature.upstream)
@@ -294,12 +313,12 @@ def _check_upstream(
                     f" feature's deps.{hint}",
                     *where,
                 )
-            known = [f["key"] for f in upstream.fields] if upstream else None
+            fields = [f["key"] for f in upstream.fields] if upstream else None
             for name in dep.get("fields") or ():
-                if known is not None and name not in known:
+                if fields is not None and name not in fields:
                     raise owner.error(
-                        f"{dep['feature']!r} has no field {name!r}; it has: {', '.join(known)}."
-                        + did_you_mean(name, known),
+                        f"{dep['feature']!r} has no field {name!r}; it has: {', '.join(fields)}."
+                        + did_you_mean(name, fields),
                         *where,
                     )
 

@@ -23,7 +23,10 @@ SCALARS: Mapping[str, type] = {
 """Names of scalar types, as Python spells them."""
 
 TYPES = (*SCALARS, *(f"list[{name}]" for name in SCALARS))
-"""What a column's type may be: a scalar, or a list of one."""
+"""What a column's type may be in YAML: a scalar, or a list of one."""
+
+UNCHECKED = "unchecked"
+"""The type of a column that a Python class declares as something else: a mapping, a nested list ..."""
 
 
 class ColumnError(ValueError):
@@ -39,7 +42,8 @@ class Column:
     """One column of a feature.
 
     Attributes:
-        type: A name of `SCALARS`, or `list[...]` of one.
+        type: A name of `SCALARS`, or `list[...]` of one; `UNCHECKED` for what Python classes have
+            beyond.
         nullable: Whether the column may hold null.
         description: What the column means, with its unit.
     """
@@ -49,11 +53,30 @@ class Column:
     description: str | None = None
 
     def __post_init__(self) -> None:
-        if self.type not in TYPES:
+        if self.type not in (*TYPES, UNCHECKED):
             raise ColumnError(
                 f"unknown column type {self.type!r}; use one of {', '.join(SCALARS)},"
                 " or list[...] of one"
             )
+
+    @classmethod
+    def of_schema(
+        cls, schema: Mapping[str, Any], definitions: Mapping[str, Any], *, required: bool
+    ) -> Column:
+        """The column that a property of a JSON schema describes, as pydantic writes it.
+
+        Args:
+            schema: Of the property.
+            definitions: What its references point at.
+            required: Whether a row must have it.
+        """
+        alternatives = [_followed(s, definitions) for s in schema.get("anyOf", [schema])]
+        types = [s for s in alternatives if s.get("type") != "null"]
+        return cls(
+            _type_of(types[0], definitions) if len(types) == 1 else UNCHECKED,
+            nullable=len(types) < len(alternatives) or not required,
+            description=schema.get("description"),
+        )
 
     @property
     def _scalar(self) -> tuple[str, bool]:
@@ -68,9 +91,12 @@ class Column:
         return annotation | None if self.nullable else annotation
 
     @property
-    def dtype(self) -> pl.DataType:
-        """The polars type that the store writes."""
+    def dtype(self) -> pl.DataType | None:
+        """The polars type that the store writes; None where only the values tell."""
         import polars as pl
+
+        if self.type == UNCHECKED:
+            return None
 
         scalar, is_list = self._scalar
         dtype = {
@@ -97,6 +123,8 @@ class Column:
             if not self.nullable:
                 raise ColumnError("is null, but not declared nullable")
             return None
+        if self.type == UNCHECKED:
+            return value
         scalar, is_list = self._scalar
         if is_list:
             value = value.tolist() if hasattr(value, "tolist") else value
@@ -130,6 +158,25 @@ class Column:
         shown = repr(value)
         shown = shown if len(shown) <= 60 else shown[:57] + "..."
         return ColumnError(f"should be {self.type}, got {type(value).__name__}: {shown}")
+
+
+_FORMATS = {"date-time": "datetime", "date": "date", "binary": "bytes"}
+_JSON_TYPES = {"integer": "int", "number": "float", "boolean": "bool"}
+
+
+def _followed(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> Mapping[str, Any]:
+    reference = schema.get("$ref")
+    return definitions[reference.rpartition("/")[2]] if reference else schema
+
+
+def _type_of(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
+    kind = schema.get("type")
+    if kind == "string":
+        return _FORMATS.get(schema.get("format", ""), "str")
+    if kind == "array":
+        item = _type_of(_followed(schema.get("items", {}), definitions), definitions)
+        return f"list[{item}]" if item in SCALARS else UNCHECKED
+    return _JSON_TYPES.get(str(kind), UNCHECKED)
 
 
 def check_row(columns: Mapping[str, Column], row: Any) -> dict[str, Any]:

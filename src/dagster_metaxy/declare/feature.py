@@ -9,11 +9,16 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from pydantic import Field
+
 from dagster_metaxy.declare.columns import Column
 
 if TYPE_CHECKING:
     import metaxy as mx
 
+
+UNDECLARED = "declared by no component"
+"""The source of the stand-in for an upstream feature that nothing in the project declares."""
 
 IDENTITY, AGGREGATION, EXPANSION = "1:1", "N:1", "1:N"
 
@@ -41,6 +46,13 @@ def expansion(on: Sequence[str]) -> dict[str, Any]:
     return {"relationship": {"type": EXPANSION, "on": list(on)}}
 
 
+def registered_keys() -> set[str]:
+    """The keys of all features in Metaxy's active graph."""
+    import metaxy as mx
+
+    return {key.to_string() for key in mx.current_graph().feature_definitions_by_key}
+
+
 @dataclass(frozen=True)
 class Feature:
     """What Metaxy needs to know of a feature, and what we need beyond it.
@@ -54,6 +66,7 @@ class Feature:
         deps: Dependencies in the plain shape of Metaxy's `FeatureDep`.
         description: What a sample of this feature is.
         metadata: Metaxy's metadata of the feature.
+        declared: Whether it is declared here, not by a Python class or another project.
     """
 
     key: str
@@ -63,11 +76,45 @@ class Feature:
     deps: tuple[Mapping[str, Any], ...] = ()
     description: str | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    declared: bool = True
+
+    @classmethod
+    def known(cls, key: str) -> Feature | None:
+        """The feature that Metaxy's active graph has under a key, if any."""
+        import metaxy as mx
+
+        definition = mx.current_graph().feature_definitions_by_key.get(
+            mx.coerce_to_feature_key(key)
+        )
+        if definition is None:
+            return None
+        spec = definition.spec.model_dump(mode="json")
+        schema = definition.feature_schema
+        required = schema.get("required", ())
+        return cls(
+            key=key,
+            id_columns=tuple(spec["id_columns"]),
+            columns={
+                name: Column.of_schema(column, schema.get("$defs", {}), required=name in required)
+                for name, column in schema.get("properties", {}).items()
+                if not name.startswith("metaxy_")
+            },
+            fields=tuple(spec["fields"]),
+            deps=tuple(spec["deps"]),
+            description=spec["description"],
+            metadata=spec["metadata"],
+            declared=False,
+        )
 
     @property
     def upstream(self) -> tuple[str, ...]:
         """Keys of the features this one depends on."""
         return tuple(dep["feature"] for dep in self.deps)
+
+    @property
+    def columns_known(self) -> bool:
+        """Whether all columns are: of a feature that is produced elsewhere they may not be."""
+        return bool(self.columns)
 
     @cached_property
     def expansion(self) -> tuple[str, ...] | None:
@@ -118,10 +165,11 @@ class Feature:
             }
         )
 
-    def register(self, project: str) -> type[mx.BaseFeature]:
+    def register(self, project: str) -> None:
         """Declare the feature in Metaxy's active graph.
 
-        Registering the same key again replaces it: code locations are reloaded.
+        Registering the same key again replaces it: code locations are reloaded. A feature that is
+        known to the graph already, by a Python class, is left as it is.
 
         Args:
             project: The Metaxy project that the feature belongs to.
@@ -130,7 +178,6 @@ class Feature:
             ValueError: A feature class written in Python already has this key.
         """
         import metaxy as mx
-        from pydantic import Field
 
         def fill(namespace: dict[str, Any]) -> None:
             # One module for all generated classes: Metaxy tells a reload from a conflict by path.
@@ -142,24 +189,56 @@ class Feature:
                 options: dict[str, Any] = {"default": None} if column.nullable else {}
                 namespace[name] = Field(description=column.description, **options)
 
+        if not self.declared:
+            return
         name = "".join(part.title() for part in self.key.replace("_", "/").split("/"))
-        return types.new_class(name, (mx.BaseFeature,), {"spec": self.spec()}, fill)
+        types.new_class(name, (mx.BaseFeature,), {"spec": self.spec()}, fill)
 
 
-def register_external(key: str, id_columns: tuple[str, ...], project: str) -> None:
-    """Stand in for an upstream feature that nothing in the project declares.
+@dataclass(frozen=True)
+class ExternalFeature(Feature):
+    """A feature that another project produces.
 
-    Metaxy replaces the placeholder by the definition that the feature's own project pushed to
-    the store, as soon as there is one.
+    Metaxy replaces this stand-in by the definition that the feature's own project pushed to the
+    store, as soon as there is one.
+
+    Attributes:
+        project: The Metaxy project that produces it; this one if None.
+        field_versions: The versions of its fields where its own upstream is not declared here.
+        source: Where it is declared, for Metaxy's messages.
     """
-    import metaxy as mx
 
-    # Metaxy warns at every read that nobody has pushed the definition; the run says what matters.
-    warnings.filterwarnings("ignore", category=mx.UnresolvedExternalFeatureWarning)
-    mx.current_graph().add_feature_definition(
-        mx.FeatureDefinition.external(
-            spec=mx.FeatureSpec(key=key, id_columns=id_columns),
-            project=project,
-            source="declared by no component",
+    project: str | None = None
+    field_versions: Mapping[str, str] = field(default_factory=dict)
+    source: str = "declared as external"
+
+    @property
+    def columns_known(self) -> bool:
+        """Whether more than the id columns are declared."""
+        return not set(self.columns) <= set(self.id_columns)
+
+    def register(self, project: str) -> None:
+        """Declare the stand-in in Metaxy's active graph; a definition that is known stays."""
+        import metaxy as mx
+        from pydantic import create_model
+
+        if not self.declared:
+            return
+        # Metaxy warns at every read that nobody has pushed the definition; the run says what matters.
+        warnings.filterwarnings("ignore", category=mx.UnresolvedExternalFeatureWarning)
+        columns: dict[str, Any] = {
+            name: (
+                c.annotation,
+                Field(default=None if c.nullable else ..., description=c.description),
+            )
+            for name, c in self.columns.items()
+        }
+        mx.current_graph().add_feature_definition(
+            mx.FeatureDefinition.external(
+                spec=self.spec(),
+                project=self.project or project,
+                feature_schema=create_model("External", **columns).model_json_schema(),
+                provenance_by_field={**self.field_versions} or None,
+                source=self.source,
+            )
         )
-    )

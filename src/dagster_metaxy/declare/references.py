@@ -11,7 +11,7 @@ import dagster as dg
 from dagster_metaxy.declare.errors import did_you_mean, located
 
 
-def resolve_function(context: dg.ResolutionContext, reference: Any) -> Callable[..., Any]:
+def resolve_function(context: dg.ResolutionContext, reference: Any) -> Callable[..., Any] | None:
     """The function that a YAML reference names.
 
     Args:
@@ -19,12 +19,15 @@ def resolve_function(context: dg.ResolutionContext, reference: Any) -> Callable[
         reference: `.module.function` for a module beside the YAML file, `package.module.function`
             for an installed one, or a template that gives the function itself.
 
+    Returns:
+        The function; None where no reference is written.
+
     Raises:
         ResolutionException: The module or the function is not there, importing it failed, or it
             is not callable; with file and line.
     """
     value = context.resolve_value(reference)
-    if callable(value):
+    if value is None or callable(value):
         return value
     load_context = dg.ComponentLoadContext.from_resolution_context(context)
     beside = load_context.defs_relative_module_name(load_context.path)

@@ -81,10 +81,12 @@ class Compute:
     Attributes:
         function: The function or class.
         params: Constants for parameters.
+        lists: Whether it takes no sample, but gives all there are: that of a root feature.
     """
 
     function: Callable[..., Any]
     params: Mapping[str, Any] = field(default_factory=dict)
+    lists: bool = False
     _local: threading.local = field(default_factory=threading.local, compare=False, repr=False)
 
     @cached_property
@@ -98,14 +100,20 @@ class Compute:
         try:
             parameters = list(inspect.signature(self._target).parameters.values())
         except (TypeError, ValueError):  # built in: no signature to look at
-            return [inspect.Parameter("sample", inspect.Parameter.POSITIONAL_ONLY)]
+            sample = inspect.Parameter("sample", inspect.Parameter.POSITIONAL_ONLY)
+            return [] if self.lists else [sample]
         return parameters[1:] if isinstance(self.function, type) else parameters
+
+    @property
+    def _named(self) -> list[inspect.Parameter]:
+        """The parameters that are found by name."""
+        return self._parameters if self.lists else self._parameters[1:]
 
     @cached_property
     def is_batch(self) -> bool:
         """Whether it takes a frame of samples, not one."""
         parameters = self._parameters
-        if not parameters:
+        if not parameters or self.lists:
             return False
         try:
             annotation = get_type_hints(self._target).get(parameters[0].name)
@@ -117,14 +125,14 @@ class Compute:
     @cached_property
     def takes_context(self) -> bool:
         """Whether it asks for the context."""
-        return any(p.name == "context" for p in self._parameters[1:])
+        return any(p.name == "context" for p in self._named)
 
     @cached_property
     def resource_names(self) -> set[str]:
         """The Dagster resources that it asks for."""
         return {
             p.name
-            for p in self._parameters[1:]
+            for p in self._named
             if p.name != "context"
             and p.name not in self.params
             and p.default is inspect.Parameter.empty
@@ -142,9 +150,17 @@ class Compute:
         ):
             raise SignatureError("is a class without __call__")
         parameters = self._parameters
-        if not parameters or parameters[0].kind == inspect.Parameter.KEYWORD_ONLY:
+        if not self.lists and (
+            not parameters or parameters[0].kind == inspect.Parameter.KEYWORD_ONLY
+        ):
             raise SignatureError("takes no sample: its first parameter is what it computes from")
-        names = {p.name for p in parameters[1:]}
+        if self.lists and parameters and parameters[0].name in ("sample", "samples"):
+            raise SignatureError(
+                f"takes {parameters[0].name!r}, but the feature has no deps to take samples from: name"
+                " its upstream in deps, or, if it is a root feature, take no sample and return all"
+                " there are"
+            )
+        names = {p.name for p in self._named}
         takes_any = any(p.kind == p.VAR_KEYWORD for p in parameters)
         if not takes_any and (unknown := sorted(set(self.params) - names)):
             raise SignatureError(
@@ -155,7 +171,7 @@ class Compute:
             raise SignatureError("takes a batch, which has no context of one sample")
 
     def __call__(self, argument: Any, runtime: Runtime, context: ComputeContext | None) -> Any:
-        """Call it with a sample, a group or a frame."""
+        """Call it with a sample, a group or a frame; one that lists takes none of these."""
         function = self.function
         if isinstance(function, type):
             # Models are loaded there: once per worker, not once per sample.
@@ -166,7 +182,7 @@ class Compute:
         named.update(self.params)
         if context is not None and self.takes_context:
             named["context"] = context
-        return function(argument, **named)
+        return function(**named) if self.lists else function(argument, **named)
 
 
 def moved(value: Any, unfinished: Path, published: Path) -> Any:

@@ -14,6 +14,7 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from dagster_metaxy.declare.columns import UNCHECKED
 from dagster_metaxy.declare.feature import Feature
 from dagster_metaxy.increment.outcome import UpdateError
 
@@ -52,6 +53,11 @@ def read(store: mx.MetadataStore, key: str, **options: Any) -> pl.DataFrame | No
     return frame if isinstance(frame, pl.DataFrame) else pl.DataFrame(frame)
 
 
+def field_column(field: str) -> str:
+    """The name that a field has among the versions of a row."""
+    return field.replace("/", "_")
+
+
 def typed(feature: Feature, rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
     """Rows as the store takes them, with their provenance; other columns are left out.
 
@@ -60,7 +66,7 @@ def typed(feature: Feature, rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
     """
     import polars as pl
 
-    fields = [str(field["key"]).replace("/", "_") for field in feature.fields]
+    fields = [field_column(field["key"]) for field in feature.fields]
     schema: dict[str, Any] = {
         **{name: column.dtype for name, column in feature.columns.items()},
         PROVENANCE_BY_FIELD: pl.Struct({key: pl.String() for key in fields}),
@@ -68,7 +74,9 @@ def typed(feature: Feature, rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
     if all(PROVENANCE in row for row in rows):  # of a root feature, Metaxy makes it
         schema[PROVENANCE] = pl.String()
     kept = [{name: row[name] for name in schema} for row in rows]
-    return pl.DataFrame(kept, schema=schema, orient="row")
+    frame = pl.DataFrame(kept, schema=schema, orient="row")
+    # Where only values tell the type, nulls tell none: the store fills them in.
+    return frame.drop(name for name, dtype in frame.schema.items() if dtype == pl.Null())
 
 
 def append(store: mx.MetadataStore, key: str, rows: pl.DataFrame) -> None:
@@ -120,6 +128,8 @@ def check_table(store: mx.MetadataStore, feature: Feature) -> None:
     table = store.get_store_info(key).get("uri") or f"of {key!r} in the store"
     for name, column in feature.columns.items():
         if name in stored:
+            if column.type == UNCHECKED:
+                continue
             declared = nw.from_native(pl.DataFrame(schema={name: column.dtype})).schema[name]
             if _kind(stored[name]) != _kind(declared):
                 raise UpdateError(

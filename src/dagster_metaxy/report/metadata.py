@@ -11,6 +11,7 @@ import dagster as dg
 from dagster_metaxy.declare._dagster import latest_evaluation
 from dagster_metaxy.declare.feature import Feature
 from dagster_metaxy.increment.outcome import Counts, FailedSample, Outcome
+from dagster_metaxy.increment.store import is_system
 
 if TYPE_CHECKING:
     import metaxy as mx
@@ -45,18 +46,40 @@ def failed_table(failed: Sequence[FailedSample]) -> dg.TableMetadataValue:
     )
 
 
-def outcome_metadata(
+def outcome_metadata(outcome: Outcome) -> dict[str, Any]:
+    """What the materialization of a feature shows of its update."""
+    metadata: dict[str, Any] = {
+        **count_metadata(outcome.total),
+        "rows written": outcome.written,
+        "seconds": round(outcome.seconds, 3),
+    }
+    if outcome.failed:
+        metadata["failed samples"] = failed_table(outcome.failed)
+    if outcome.notes:
+        metadata["notes"] = dg.MetadataValue.md("\n".join(f"- {note}" for note in outcome.notes))
+    return metadata
+
+
+def column_schema(feature: Feature) -> dg.TableSchema:
+    """The declared columns of a feature, as Dagster shows them."""
+    return dg.TableSchema(
+        [
+            dg.TableColumn(name, column.type, description=column.description)
+            for name, column in feature.columns.items()
+        ]
+    )
+
+
+def rows_metadata(
     store: mx.MetadataStore,
     feature: Feature,
-    outcome: Outcome,
     of_partitions: tuple[str, Callable[[Any], bool]] | None = None,
 ) -> tuple[dict[str, Any], str]:
-    """What the materialization of a feature shows, and its data version.
+    """What the store has of a feature, and its data version.
 
     Args:
         store: The store, closed.
-        feature: The feature that was updated.
-        outcome: What the update did.
+        feature: The feature.
         of_partitions: For a run of some partitions: the column that partitions are found by, and
             whether a value of it is in them.
 
@@ -66,41 +89,24 @@ def outcome_metadata(
     import metaxy.ext.dagster as mxd
     import narwhals as nw
 
-    columns = list(feature.columns)
-    schema = dg.TableSchema(
-        [
-            dg.TableColumn(name, column.type, description=column.description)
-            for name, column in feature.columns.items()
-        ]
-    )
-    metadata: dict[str, Any] = {
-        "dagster/row_count": 0,
-        **count_metadata(outcome.total),
-        "rows written": outcome.written,
-        "seconds": round(outcome.seconds, 3),
-    }
-    data_version = "empty"
     with store.open("r"):
-        if store.has_feature(feature.key):
-            rows = store.read(feature.key)
-            stats = mxd.compute_stats_from_lazy_frame(rows)
-            metadata["dagster/row_count"] = stats.row_count
-            data_version = stats.data_version.value
-            if of_partitions is not None:
-                column, inside = of_partitions
-                values = rows.select(column).collect().get_column(column).unique().to_list()
-                rows = rows.filter(nw.col(column).is_in([v for v in values if inside(v)]))
-                count = rows.select(nw.len()).collect().item(0, 0)
-                metadata["dagster/partition_row_count"] = count
-            there = set(rows.collect_schema().names())
-            metadata["preview"] = mxd.build_table_preview_metadata(
-                rows.select([c for c in columns if c in there]), schema, n_rows=PREVIEW_ROWS
-            )
-    if outcome.failed:
-        metadata["failed samples"] = failed_table(outcome.failed)
-    if outcome.notes:
-        metadata["notes"] = dg.MetadataValue.md("\n".join(f"- {note}" for note in outcome.notes))
-    return metadata, data_version
+        if not store.has_feature(feature.key, check_fallback=True):
+            return {"dagster/row_count": 0}, "empty"
+        rows = store.read(feature.key)
+        stats = mxd.compute_stats_from_lazy_frame(rows)
+        metadata: dict[str, Any] = {"dagster/row_count": stats.row_count}
+        if of_partitions is not None:
+            column, inside = of_partitions
+            values = rows.select(column).collect().get_column(column).unique().to_list()
+            rows = rows.filter(nw.col(column).is_in([v for v in values if inside(v)]))
+            count = rows.select(nw.len()).collect().item(0, 0)
+            metadata["dagster/partition_row_count"] = count
+        there = rows.collect_schema().names()
+        shown = [c for c in feature.columns or there if c in there and not is_system(c)]
+        metadata["preview"] = mxd.build_table_preview_metadata(
+            rows.select(shown), column_schema(feature), n_rows=PREVIEW_ROWS
+        )
+    return metadata, stats.data_version.value
 
 
 def check_result(

@@ -11,12 +11,21 @@ from typing import Annotated, Any, Literal
 import dagster as dg
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from dagster_metaxy.components._asset import FeatureAsset
+from dagster_metaxy.components._asset import FeatureAsset, Runner
 from dagster_metaxy.components._base import FeatureComponent
+from dagster_metaxy.components._external import Elsewhere, ExternalAsset
 from dagster_metaxy.components._graph import project_features
 from dagster_metaxy.components.metaxy_asset.scaffolder import MetaxyAssetScaffolder
 from dagster_metaxy.declare.columns import TYPES, Column
-from dagster_metaxy.declare.feature import Feature, aggregation, expansion, identity
+from dagster_metaxy.declare.errors import did_you_mean
+from dagster_metaxy.declare.feature import (
+    ExternalFeature,
+    Feature,
+    aggregation,
+    expansion,
+    identity,
+    registered_keys,
+)
 from dagster_metaxy.declare.partitions import (
     PARTITIONS_SCHEMA,
     Partitioning,
@@ -24,9 +33,11 @@ from dagster_metaxy.declare.partitions import (
     keys_of,
     partitions_definition,
 )
+from dagster_metaxy.declare.project import CONFIG_FILE
 from dagster_metaxy.declare.references import resolve_function
 from dagster_metaxy.declare.schema import TEMPLATE, model_schema, one_of, structured, text_or
 from dagster_metaxy.increment.compute import Compute, SignatureError
+from dagster_metaxy.increment.root import Root
 from dagster_metaxy.increment.update import Update
 
 _TYPES = "str, int, float, bool, bytes, date, datetime, or list[...] of one"
@@ -242,7 +253,25 @@ class DepModel(_Strict):
         return spec
 
 
+_EVERY_FIELD = "*"
+
 _ANY_TEXT: dict[str, Any] = {"type": "string"}
+
+
+class ExternalModel(_Strict):
+    """Where an external feature is produced."""
+
+    project: str | None = Field(
+        default=None,
+        description="The Metaxy project that produces it; this one if left out.",
+        examples=["ingest"],
+    )
+    field_versions: dict[str, str] = Field(
+        default_factory=dict,
+        description="The versions of its fields, where its own upstream is not declared here and"
+        " its project does not push definitions (`mx push`).",
+        examples=[{"default": "9f86d081884c7d65"}],
+    )
 
 
 def _named(items: Any, name: str) -> Any:
@@ -261,6 +290,10 @@ class MetaxyAssetComponent(FeatureComponent):
     are, Metaxy knows from the versions of the upstream's fields. Samples whose upstream is gone
     are deleted, and one that fails is named and stops no other.
 
+    Without `deps` it is a root feature: the function takes no sample and returns all there are.
+    With the key alone, it is the feature of a Python class that metaxy.toml's entrypoints declare.
+    With `external` it is produced elsewhere, and only observed.
+
     Scaffold it with
 
         dg scaffold defs MetaxyAssetComponent brightness --feature clips/brightness --depends-on clips/frames
@@ -273,52 +306,84 @@ class MetaxyAssetComponent(FeatureComponent):
         ),
     ]
     id_columns: Annotated[
-        list[str],
+        list[str] | None,
         dg.Resolver.default(
             description="The columns that name a sample; those of the upstream feature.",
             examples=[["video_id"]],
         ),
-    ]
+    ] = None
     columns: Annotated[
-        dict[str, ColumnModel],
+        dict[str, ColumnModel] | None,
         structured(
             {"additionalProperties": text_or(one_of(TYPES), model_schema(ColumnModel))},
             "object",
+            nullable=True,
             description="The columns that the compute returns, each a type, or type, nullable and"
             f" description. A type is one of {_TYPES}.",
             examples=[{"brightness": {"type": "float", "description": "0 to 255."}}],
         ),
-    ]
+    ] = None
     deps: Annotated[
-        list[DepModel],
+        list[DepModel] | None,
         structured(
             {"items": text_or(_ANY_TEXT, model_schema(DepModel))},
             "array",
+            nullable=True,
             description="Keys of the upstream features; or in full: columns to bring along, renames,"
             " filters, lineage (one sample from one, from a group, or many from one), and which of"
-            " its fields count.",
+            " its fields count. Without any it is a root feature, whose compute takes no sample and"
+            " returns all there are.",
             examples=[
                 ["clips/frames"],
                 [{"feature": "clips/frames", "columns": ["path"], "lineage": "aggregation"}],
             ],
         ),
-    ]
+    ] = None
     compute: Annotated[
-        Callable[..., Any],
+        Callable[..., Any] | None,
         dg.Resolver(
             resolve_function,
-            model_field_type=str,
+            model_field_type=str | None,
             description="What computes a sample: `.module.function` beside this file, or"
             " `package.module.function`. It takes a sample and returns a mapping of this feature's"
             " columns; of an aggregation it takes a list of samples, of an expansion it returns an"
             " iterable of mappings. With its first parameter annotated as `pl.DataFrame` it takes"
-            " and returns frames of many samples. Of a class, `__call__` is called, and one is made"
+            " and returns frames of many samples. Of a root feature it takes no sample and returns"
+            " all there are. Of a class, `__call__` is called, and one is made"
             " per worker. Further parameters are found by name: `context` (log, run_id,"
             " partition_keys, artifacts: a folder for files), a constant of `params`, else a Dagster"
             " resource.",
             examples=[".compute.brightness"],
         ),
-    ]
+    ] = None
+    version_columns: Annotated[
+        dict[str, str] | None,
+        structured(
+            {
+                "if": {"type": "object"},
+                "then": {"additionalProperties": {"type": "string"}},
+            },
+            "object",
+            "string",
+            nullable=True,
+            description="Of a root feature: the column that the compute returns a sample's version"
+            " in (an ETag, a checksum, a time of change), or one for each field. It is kept if"
+            " `columns` has it. If left out, the compute returns `metaxy_provenance_by_field`, a"
+            " mapping of fields to versions.",
+            examples=["etag", {"video": "video_md5", "audio": "audio_md5"}],
+        ),
+    ] = None
+    external: Annotated[
+        Annotated[ExternalModel, Field()] | bool,
+        structured(
+            {"if": {"type": "object"}, "then": model_schema(ExternalModel)},
+            "boolean",
+            "object",
+            description="Whether the feature is produced elsewhere: the asset is then observed (row"
+            " count, data version), never materialized.",
+            examples=[True, {"project": "ingest"}],
+        ),
+    ] = False
     description: Annotated[
         str | None,
         dg.Resolver.default(
@@ -327,15 +392,16 @@ class MetaxyAssetComponent(FeatureComponent):
         ),
     ] = None
     fields: Annotated[
-        list[FieldModel],
+        list[FieldModel] | None,
         structured(
             {"items": text_or(_ANY_TEXT, model_schema(FieldModel))},
             "array",
+            nullable=True,
             description="Parts of the feature's content that are versioned apart: names, or key,"
             " code_version and deps. One field named `default` if left out.",
             examples=[[{"key": "default", "code_version": "1"}]],
         ),
-    ] = [FieldModel(key="default")]  # noqa: RUF012 - pydantic copies it
+    ] = None
     params: Annotated[
         dict[str, Any],
         structured(
@@ -417,6 +483,11 @@ class MetaxyAssetComponent(FeatureComponent):
             for name, column in columns.items()
         }
 
+    @field_validator("version_columns", mode="before")
+    @classmethod
+    def _normalize_version_columns(cls, columns: Any) -> Any:
+        return {_EVERY_FIELD: columns} if isinstance(columns, str) else columns
+
     @field_validator("workers", "batch_size")
     @classmethod
     def _check_positive(cls, number: int) -> int:
@@ -445,31 +516,16 @@ class MetaxyAssetComponent(FeatureComponent):
         return {self.feature}
 
     def feature_assets(self, project_root: Path) -> Sequence[FeatureAsset]:
-        """The one feature that this component declares."""
-        if not self.deps:
-            raise self.error(
-                "deps is empty: a sample is computed from one of an upstream feature", "deps"
-            )
+        """The one feature of this component."""
         if self.orphans == "hard" and find_spec("pyarrow") is None:
             raise self.error(
                 "removing rows for good needs pyarrow: pip install 'dagster-metaxy[hard-delete]'",
                 "orphans",
             )
-        compute = Compute(self.compute, self.params)
-        try:
-            compute.check()
-        except SignatureError as error:
-            name = getattr(self.compute, "__qualname__", repr(self.compute))
-            raise self.error(f"{name} {error}", "compute") from None
-        feature = Feature(
-            key=self.feature,
-            id_columns=tuple(self.id_columns),
-            columns={name: Column(**c.model_dump()) for name, c in self.columns.items()},
-            fields=tuple(self._field(f) for f in self.fields),
-            deps=tuple(dep.spec() for dep in self.deps),
-            description=self.description,
-            metadata=self.metadata,
-        )
+        if any(v is not None for v in (self.id_columns, self.columns, self.deps, self.fields)):
+            feature = self._declared_feature()
+        else:
+            feature = self._known_feature()
         partitioning = None
         if self.partitions_def is not None:
             definition = partitions_definition(
@@ -477,7 +533,90 @@ class MetaxyAssetComponent(FeatureComponent):
                 self.partitions_def,
             )
             partitioning = Partitioning(definition, feature.parent_columns[0], keys_of(definition))
-        update = Update(
+        description = self.description or feature.description
+        asset = ExternalAsset if self.external else FeatureAsset
+        return [
+            asset(
+                self._runner(feature, project_root),
+                store=self.store,
+                partitioning=partitioning,
+                attributes=self.asset_attributes(description=description),
+                metadata=self.metadata,
+                **self.op_options(),
+            )
+        ]
+
+    def _known_feature(self) -> Feature:
+        """The feature of a Python class, or of metaxy.lock."""
+        feature = Feature.known(self.feature)
+        if feature is None:
+            raise self.error(
+                f"nothing declares {self.feature!r}. Declare it here, with id_columns, columns and"
+                " deps; or name the module of its Python class among the entrypoints of"
+                f" {CONFIG_FILE}." + did_you_mean(self.feature, registered_keys()),
+                "feature",
+            )
+        return feature
+
+    def _declared_feature(self) -> Feature:
+        if not self.id_columns:
+            raise self.error(
+                "id_columns is missing: the columns that name a sample of this feature", "feature"
+            )
+        if not self.columns and not self.external:
+            raise self.error(
+                "columns is missing: those that the compute returns, and the type of each",
+                "feature",
+            )
+        fields = self.fields or [FieldModel(key="default")]
+        options: dict[str, Any] = {
+            "key": self.feature,
+            "id_columns": tuple(self.id_columns),
+            "columns": {n: Column(**c.model_dump()) for n, c in (self.columns or {}).items()},
+            "fields": tuple(self._field(f) for f in fields),
+            "deps": tuple(dep.spec() for dep in self.deps or ()),
+            "description": self.description,
+            "metadata": self.metadata,
+        }
+        if not self.external:
+            return Feature(**options)
+        more = self.external.model_dump() if isinstance(self.external, ExternalModel) else {}
+        return ExternalFeature(**options, **more)
+
+    def _runner(self, feature: Feature, project_root: Path) -> Runner:
+        is_root = not feature.deps
+        if self.version_columns and (self.external or not is_root):
+            raise self.error(
+                "version_columns is for root features that are computed here; of others, Metaxy makes"
+                " the versions from those of the upstream",
+                "version_columns",
+            )
+        if self.external:
+            if self.compute is not None:
+                raise self.error(
+                    "an external feature is not computed here: remove compute, or external",
+                    "compute",
+                )
+            return Elsewhere(feature)
+        if self.compute is None:
+            raise self.error(
+                "compute is missing: the function that computes a sample, such as .compute.function",
+                "feature",
+            )
+        compute = Compute(self.compute, self.params, lists=is_root)
+        try:
+            compute.check()
+        except SignatureError as error:
+            name = getattr(self.compute, "__qualname__", repr(self.compute))
+            raise self.error(f"{name} {error}", "compute") from None
+        if is_root:
+            return Root(
+                feature,
+                compute,
+                version_columns=self._version_columns(feature),
+                hard_delete=self.orphans == "hard",
+            )
+        return Update(
             feature,
             compute,
             artifacts=project_root / self.artifacts,
@@ -485,16 +624,20 @@ class MetaxyAssetComponent(FeatureComponent):
             batch_size=self.batch_size,
             hard_delete=self.orphans == "hard",
         )
-        return [
-            FeatureAsset(
-                update,
-                store=self.store,
-                partitioning=partitioning,
-                attributes=self.asset_attributes(description=self.description),
-                metadata=self.metadata,
-                **self.op_options(),
+
+    def _version_columns(self, feature: Feature) -> Mapping[str, str]:
+        """The column of each field's version."""
+        fields = [field["key"] for field in feature.fields]
+        given = self.version_columns or {}
+        if _EVERY_FIELD in given:
+            return dict.fromkeys(fields, given[_EVERY_FIELD])
+        if given and set(given) != set(fields):
+            raise self.error(
+                f"version_columns is about the fields {', '.join(given)}; this feature has"
+                f" {', '.join(fields)}",
+                "version_columns",
             )
-        ]
+        return given
 
     def _field(self, field: FieldModel) -> dict[str, Any]:
         spec = field.spec()

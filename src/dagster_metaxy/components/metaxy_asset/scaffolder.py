@@ -6,7 +6,6 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import click
 import dagster as dg
@@ -26,7 +25,9 @@ class MetaxyAssetParams(BaseModel):
         default=None, description="Key of the feature; the name of the folder if left out."
     )
     depends_on: list[str] = Field(
-        default_factory=list, description="Key of an upstream feature; may be repeated."
+        default_factory=list,
+        description="Key of an upstream feature; may be repeated. Without any, a root feature, whose"
+        " compute lists all samples there are.",
     )
     id_columns: list[str] = Field(
         default_factory=list,
@@ -119,6 +120,79 @@ def load(context: dg.ComponentLoadContext) -> MetaxyAssetComponent:
 '''
 
 
+_ROOT_YAML = """\
+# A root feature: a Python function lists all samples there are, from a table, an API, a folder ...
+# Try it:  dg check defs  and then  dg launch --assets '{feature}'
+type: dagster_metaxy.MetaxyAssetComponent
+
+attributes:
+  feature: {feature}
+
+  # What names a sample.
+  id_columns: [{id_columns}]
+
+  # What is known of each. Types: str, int, float, bool, bytes, date, datetime, list[float] ...
+  columns:
+    example:
+      type: str
+      description: Replace this by columns of your own, with their units.
+
+  # The function that lists the samples: {function} in compute.py beside this file.
+  compute: .compute.{function}
+
+  # The column that says when a sample is another one: an ETag, a checksum, a time of change.
+  version_columns: version
+
+  # group_name: media
+  # owners: ["team:media"]
+  # automation_condition: "{{{{ dg.AutomationCondition.on_cron('@hourly') }}}}"
+"""
+
+_ROOT_COMPUTE = '''\
+"""The compute of the root feature `{feature}`."""
+
+from collections.abc import Iterator
+from typing import Any
+
+
+def {function}() -> Iterator[dict[str, Any]]:
+    """All samples there are.
+
+    Those that are new, or have another version, are written; those that are no longer among them
+    are deleted. An exception leaves everything as it is.
+
+    Yields:
+        Of each sample the id columns, its version, and a value for each column that {declared}
+        declares.
+    """
+    yield {{{ids}, "version": "1", "example": "a sample"}}
+'''
+
+_ROOT_PYTHON = '''\
+"""The root feature `{feature}`, as a Dagster asset."""
+
+import dagster as dg
+
+from dagster_metaxy import MetaxyAssetComponent
+
+from .compute import {function}
+
+
+@dg.component_instance
+def load(context: dg.ComponentLoadContext) -> MetaxyAssetComponent:
+    return MetaxyAssetComponent(
+        feature="{feature}",
+        # What names a sample.
+        id_columns={id_columns},
+        # What is known of each.
+        columns={{"example": "str"}},
+        compute={function},
+        # The column that says when a sample is another one: an ETag, a checksum, a time of change.
+        version_columns="version",
+    )
+'''
+
+
 class MetaxyAssetScaffolder(dg.Scaffolder[MetaxyAssetParams]):
     """Writes a component that loads, checks and materializes as it stands."""
 
@@ -135,56 +209,53 @@ class MetaxyAssetScaffolder(dg.Scaffolder[MetaxyAssetParams]):
                 raise click.UsageError(
                     f"--feature {feature!r}: a key is words joined by slashes, such as media/faces."
                 )
-            if not params.depends_on:
-                raise click.UsageError(
-                    "Give --depends-on KEY: the feature whose samples this one is computed from."
-                )
             ensure_metaxy_config(root)
             upstream = _upstream_columns(root, params.depends_on)
-            ids = params.id_columns or (upstream[0] if upstream else ["video_id"])
+            default = ["video_id"] if params.depends_on else ["sample_id"]
+            ids = params.id_columns or (upstream[0] if upstream else default)
             words = {
                 "feature": feature,
                 "function": re.sub(r"\W", "_", feature.rpartition("/")[2]),
-                "first_dep": params.depends_on[0],
+                "first_dep": next(iter(params.depends_on), ""),
+                "ids": ", ".join(f'"{c}": "a"' for c in ids),
                 "known": f": {', '.join(upstream[1])}" if upstream else "",
                 "shown": f"{{sample[{ids[0]!r}]}}",
             }
             if re.match(r"\d", words["function"]):
                 words["function"] = f"compute_{words['function']}"
             declared = "component.py" if request.scaffold_format == "python" else "defs.yaml"
-            (folder / "compute.py").write_text(_COMPUTE.format(**words, declared=declared))
+            compute, python, yaml = (
+                (_COMPUTE, _PYTHON, _YAML)
+                if params.depends_on
+                else (_ROOT_COMPUTE, _ROOT_PYTHON, _ROOT_YAML)
+            )
+            (folder / "compute.py").write_text(compute.format(**words, declared=declared))
             if request.scaffold_format == "python":
                 (folder / "component.py").write_text(
-                    _PYTHON.format(
+                    python.format(
                         **words, deps=json.dumps(params.depends_on), id_columns=json.dumps(ids)
                     )
                 )
             else:
                 deps = "\n".join(f"    - {key}" for key in params.depends_on)
                 (folder / "defs.yaml").write_text(
-                    _YAML.format(**words, deps=deps, id_columns=", ".join(ids))
+                    yaml.format(**words, deps=deps, id_columns=", ".join(ids))
                 )
             click.echo(f"Next: edit {folder.name}/compute.py, then dg launch --assets '{feature}'")
 
 
 def _upstream_columns(root: Path, keys: Sequence[str]) -> tuple[list[str], list[str]] | None:
     """Id columns and all columns of the first upstream that the project declares, if any does."""
-    from dagster_metaxy.components._base import FeatureComponent
-    from dagster_metaxy.components._graph import importable
+    from dagster_metaxy.components._graph import load_features
+    from dagster_metaxy.declare.feature import Feature
 
     try:
-        with importable(root):
-            tree = dg.ComponentTree.for_project(root)
-            declared: dict[str, Any] = {
-                asset.feature.key: asset.feature
-                for component in tree.get_all_components(of_type=FeatureComponent)
-                for asset in component.feature_assets(root)
-            }
+        features = load_features(root)
+        declared = {k: a.feature for k, a in features.assets.items()} if features else {}
+        for key in keys:
+            if feature := declared.get(key) or Feature.known(key):
+                return list(feature.id_columns), list(feature.columns)
     except Exception as error:
         # A project that does not load may still be added to.
         click.echo(f"Could not look up the upstream features: {error}", err=True)
-        return None
-    for key in keys:
-        if key in declared:
-            return list(declared[key].id_columns), list(declared[key].columns)
     return None
