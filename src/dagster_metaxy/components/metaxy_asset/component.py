@@ -439,11 +439,6 @@ class MetaxyAssetComponent(FeatureComponent):
         """The attribute that the feature's key comes from."""
         return "feature"
 
-    @property
-    def feature_keys(self) -> set[str]:
-        """The key of its feature."""
-        return {self.feature}
-
     def feature_assets(self, project_root: Path) -> Sequence[FeatureAsset]:
         """The one feature that this component declares."""
         if not self.deps:
@@ -492,6 +487,7 @@ class MetaxyAssetComponent(FeatureComponent):
                 partitioning=partitioning,
                 attributes=self.asset_attributes(description=self.description),
                 metadata=self.metadata,
+                source=self.compute,
                 **self.op_options(),
             )
         ]

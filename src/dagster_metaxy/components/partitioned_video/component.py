@@ -147,13 +147,6 @@ class PartitionedVideoComponent(FeatureComponent):
         """The attribute that the features' keys begin with."""
         return "feature_prefix"
 
-    @property
-    def feature_keys(self) -> set[str]:
-        """The keys of the root feature and of the steps'."""
-        return {
-            f"{self.feature_prefix}/{name}" for name in ("videos", *(s.type for s in self.steps))
-        }
-
     def feature_assets(self, project_root: Path) -> Sequence[FeatureAsset]:
         """The root feature and a feature for each step."""
         if missing := [
