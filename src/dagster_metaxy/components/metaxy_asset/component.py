@@ -451,11 +451,6 @@ class MetaxyAssetComponent(FeatureComponent):
                 "orphans",
             )
         compute = Compute(self.compute, self.params)
-        try:
-            compute.check()
-        except SignatureError as error:
-            name = getattr(self.compute, "__qualname__", repr(self.compute))
-            raise self.error(f"{name} {error}", "compute") from None
         feature = Feature(
             key=self.feature,
             id_columns=tuple(self.id_columns),
@@ -465,6 +460,11 @@ class MetaxyAssetComponent(FeatureComponent):
             description=self.description,
             metadata=self.metadata,
         )
+        try:
+            compute.check(takes_many=feature.aggregates, gives_many=bool(feature.expansion))
+        except SignatureError as error:
+            name = getattr(self.compute, "__qualname__", repr(self.compute))
+            raise self.error(f"{name} {error}", "compute") from None
         partitioning = None
         if self.partitions_def is not None:
             definition = partitions_definition(
