@@ -282,4 +282,4 @@ def test_what_does_not_fit_is_located(
         clips.load()
     text = str(caught.value.__cause__ or caught.value)
     assert message in text
-    assert re.search(r"own/defs\.yaml:\d+: ", text)
+    assert re.search(r"own/defs\.yaml:\d+:\d+: ", text)

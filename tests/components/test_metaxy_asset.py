@@ -213,7 +213,7 @@ def test_wrong_rows_are_told_with_the_sample(sizes: Project, returned: str, mess
         ("compute: .compute.sizes", "compute: sizes", 17, "'sizes' names no function"),
         ("rate: float", "rate: flaot", 15, "flaot"),
         ("feature: clips/videos", "feature: clips/vidoes", 11, "no feature 'clips/vidoes' is declared. Did you mean 'clips/videos'?"),
-        ("columns: [size, duration]", "columns: [size, durations]", 11, "'clips/videos' has no column 'durations'"),
+        ("columns: [size, duration]", "columns: [size, durations]", 12, "'clips/videos' has no column 'durations'"),
         ("id_columns: [video_id]", "id_columns: [video]", 13, "a sample of 'clips/sizes' is named by video"),
         ("description: How", "descripton: How", None, "descripton"),
         ("group_name: mine", "group_name: [mine]", 5, "group_name"),
@@ -233,7 +233,7 @@ def test_errors_in_yaml_have_file_and_line(
 def test_import_failure_in_the_compute_is_located(sizes: Project) -> None:
     sizes.write("sizes/compute.py", "import not_there_at_all\ndef sizes(sample): ...\n")
     text = _load_error(sizes)
-    assert "no module named 'not_there_at_all'" in text
+    assert "No module named 'not_there_at_all'" in text
     assert "sizes/defs.yaml:17" in text
 
 
@@ -241,7 +241,7 @@ def test_two_components_of_one_feature(sizes: Project) -> None:
     sizes.write("again/defs.yaml", YAML)
     sizes.write("again/compute.py", COMPUTE)
     text = _load_error(sizes)
-    assert "feature 'clips/sizes' is declared twice" in text
+    assert "the feature 'clips/sizes' is declared twice: here and at" in text
     assert "again/defs.yaml" in text
     assert "sizes/defs.yaml" in text
 

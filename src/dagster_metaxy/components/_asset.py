@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -59,6 +62,22 @@ def op_name(key: str) -> str:
     return key.replace("/", "__").replace("-", "_")
 
 
+def code_references(function: Callable[..., Any] | None) -> dict[str, Any]:
+    """The metadata that links an asset to the file and line of a function or class; nothing where it
+    has none, as built-in ones."""
+    found = inspect.unwrap(function) if function is not None else None
+    while isinstance(found, functools.partial):
+        found = inspect.unwrap(found.func)
+    try:
+        file, line = inspect.getsourcefile(found), inspect.getsourcelines(found)[1]  # type: ignore[arg-type]
+    except (TypeError, OSError):
+        return {}
+    if file is None:
+        return {}
+    reference = dg.LocalFileCodeReference(file_path=os.path.abspath(file), line_number=line or 1)
+    return {"dagster/code_references": dg.CodeReferencesMetadataValue(code_references=[reference])}
+
+
 @dataclass(frozen=True)
 class FeatureAsset:
     """One feature, what brings it up to date, and how Dagster shows it.
@@ -69,6 +88,8 @@ class FeatureAsset:
         partitioning: Partitions, and which one a sample belongs to; None for no partitions.
         attributes: Further arguments of `dg.AssetSpec`.
         metadata: Further metadata of the asset.
+        source: The function that computes it, for the asset's link to the code.
+        io_manager_key: The IO manager that loads it for downstream assets.
         op_tags: Tags of the op, for run launchers and executors.
         retry_policy: When the op is tried again.
         pool: The pool that limits how many such ops run at once.
@@ -80,6 +101,8 @@ class FeatureAsset:
     partitioning: Partitioning | None = None
     attributes: Mapping[str, Any] = field(default_factory=dict)
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    source: Callable[..., Any] | None = None
+    io_manager_key: str | None = None
     op_tags: Mapping[str, str] = field(default_factory=dict)
     retry_policy: dg.RetryPolicy | None = None
     pool: str | None = None
@@ -106,12 +129,17 @@ class FeatureAsset:
 
     def plain_spec(self) -> dg.AssetSpec:
         """The asset as it is declared, without what Metaxy knows of it."""
-        return dg.AssetSpec(
+        spec = dg.AssetSpec(
             self.key,
-            metadata={**self.metadata, "metaxy/feature": self.feature.key},
+            metadata={
+                **self.metadata,
+                **code_references(self.source),
+                "metaxy/feature": self.feature.key,
+            },
             partitions_def=self.partitioning.definition if self.partitioning else None,
             **self.attributes,
         )
+        return spec.with_io_manager_key(self.io_manager_key) if self.io_manager_key else spec
 
     def spec(self) -> dg.AssetSpec:
         """The asset with all that Metaxy knows of it: deps, columns, code version, lineage."""

@@ -12,7 +12,17 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
 from dagster_metaxy.components._asset import FeatureAsset
 from dagster_metaxy.declare._dagster import ResolutionException
-from dagster_metaxy.declare.errors import located, located_validation_error, position
+from dagster_metaxy.declare.errors import (
+    LocatedError,
+    Position,
+    check_written,
+    forgiving,
+    located,
+    located_template_error,
+    located_validation_error,
+    position,
+    written,
+)
 from dagster_metaxy.declare.project import MetaxyProject
 from dagster_metaxy.declare.schema import model_schema, structured
 
@@ -149,6 +159,14 @@ class FeatureComponent(dg.Component, dg.Model, dg.Resolvable):
             examples=["dev"],
         ),
     ] = None
+    io_manager_key: Annotated[
+        str | None,
+        dg.Resolver.default(
+            description="Key of the Dagster resource by which downstream assets load a feature as an"
+            " input, such as Metaxy's `MetaxyIOManager`. If left out, no resource is needed.",
+            examples=["metaxy_io_manager"],
+        ),
+    ] = None
 
     artifacts: Annotated[
         str,
@@ -162,17 +180,37 @@ class FeatureComponent(dg.Component, dg.Model, dg.Resolvable):
     _context: dg.ResolutionContext | None = PrivateAttr(default=None)
     # The features of the whole project, once they are registered; see `_graph`.
     _features: ProjectFeatures | None = PrivateAttr(default=None)
-    # What is wrong with this component, found while another one was built.
+    # What is wrong with this component; it is raised when definitions are built, so that those of
+    # other components are told with it.
     _error: ResolutionException | None = PrivateAttr(default=None)
 
     @classmethod
-    def resolve_from_model(cls, context: dg.ResolutionContext, model: Any) -> Any:
+    def get_model_cls(cls) -> type[BaseModel]:
+        """The model of the YAML; what does not fit it is told by `resolve_from_model`."""
+        return forgiving(cls.model())
+
+    @classmethod
+    def load(cls, attributes: BaseModel | None, context: dg.ComponentLoadContext) -> Any:
+        """The component of a YAML model, or of an empty one."""
+        # Dagster gives none for `attributes: {}`.
+        return super().load(attributes or cls.get_model_cls().model_validate({}), context)
+
+    @classmethod
+    def resolve_from_model(cls, context: dg.ResolutionContext, model: BaseModel) -> Any:
         """The component of a YAML model, which remembers where in the YAML it stands."""
+        values = written(model)
         try:
+            check_written(context, model)
             component = super().resolve_from_model(context, model)
-        except ValidationError as error:
-            written = {name: getattr(model, name) for name in model.model_fields_set}
-            raise located_validation_error(context, error, written) from None
+        except (ResolutionException, ValidationError) as raised:
+            if isinstance(raised, ValidationError):
+                error: ResolutionException = located_validation_error(context, raised, values)
+            else:
+                error = located_template_error(context, raised, values)
+            component = cls.model_construct(**values)
+            component._error = error.with_traceback(None)
+            # Kept only where it is what the user's own code raised.
+            component._error.__cause__ = raised.__cause__
         component._context = context
         return component
 
@@ -183,19 +221,14 @@ class FeatureComponent(dg.Component, dg.Model, dg.Resolvable):
     @property
     @abstractmethod
     def key_attribute(self) -> str:
-        """The attribute that the keys of the features come from."""
+        """The attribute that the keys of the features are, or begin with."""
 
-    @property
-    @abstractmethod
-    def feature_keys(self) -> set[str]:
-        """The keys of the features that it declares, right or wrong."""
-
-    def position(self, *path: str | int) -> str:
-        """`file:line` of the attribute at `path`."""
+    def position(self, *path: str | int) -> Position | None:
+        """Where the attribute at `path` stands; None where the component was built in Python."""
         return position(self._context, *path)
 
-    def error(self, message: str, *path: str | int) -> ResolutionException:
-        """An error about the attribute at `path`, with file and line where there are any."""
+    def error(self, message: str, *path: str | int) -> LocatedError:
+        """An error about the attribute at `path`, with file, line and column where there are any."""
         return located(self._context, message, *path)
 
     def get_asset_spec(self, asset: FeatureAsset) -> dg.AssetSpec:
@@ -236,6 +269,7 @@ class FeatureComponent(dg.Component, dg.Model, dg.Resolvable):
     def op_options(self) -> dict[str, Any]:
         """The shared arguments of `FeatureAsset` for its op."""
         return {
+            "io_manager_key": self.io_manager_key,
             "op_tags": self.op_tags or {},
             "retry_policy": self.retry_policy.policy() if self.retry_policy else None,
             "pool": self.pool,

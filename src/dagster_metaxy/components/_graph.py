@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
@@ -20,8 +20,8 @@ import dagster as dg
 
 from dagster_metaxy.components._asset import FeatureAsset
 from dagster_metaxy.components._base import FeatureComponent
-from dagster_metaxy.declare._dagster import ResolutionException
-from dagster_metaxy.declare.errors import did_you_mean
+from dagster_metaxy.declare._dagster import ResolutionException, definitions_in_python
+from dagster_metaxy.declare.errors import LocatedError, Position, did_you_mean
 from dagster_metaxy.declare.feature import (
     AGGREGATION,
     EXPANSION,
@@ -31,7 +31,8 @@ from dagster_metaxy.declare.feature import (
     identity,
     registered_keys,
 )
-from dagster_metaxy.declare.project import ConfigurationMissing, MetaxyProject, load_project
+from dagster_metaxy.declare.project import ConfigurationError, MetaxyProject, load_project
+from dagster_metaxy.report.metadata import CHECK_NAME
 
 
 class UndeclaredUpstream(UserWarning):
@@ -46,11 +47,13 @@ class ProjectFeatures:
         project: Metaxy's configuration and the graph they are registered in.
         assets: By feature key, upstream first.
         owners: The component that declares each.
+        wrong: The components that are left out, which have an error to tell.
     """
 
     project: MetaxyProject
     assets: Mapping[str, FeatureAsset]
     owners: Mapping[str, FeatureComponent]
+    wrong: Sequence[FeatureComponent] = ()
 
     def of(self, component: FeatureComponent) -> list[FeatureAsset]:
         """The features that one component declares, upstream first."""
@@ -75,21 +78,71 @@ def project_features(
         component: The component being built; one built in Python may not be in the tree.
 
     Raises:
-        ResolutionException: Two components declare one feature, features depend on each other in
-            a circle, or an upstream feature seems misspelt; located in the YAML.
+        ResolutionException: What is wrong with this component, located in the YAML, and then what
+            is wrong with others: Dagster shows the first error and builds no more.
     """
-    if component._error is not None:
-        raise component._error
     if component._features is None:
         components = list(context.component_tree.get_all_components(of_type=FeatureComponent))
         if not any(c is component for c in components):
             components.append(component)
         root, name = Path(context.project_root), context.defs_module_name.split(".")[0]
-        features = _register_sound(root, name, component, components)
+        features = _register_sound(root, name, components)
         for c in components:
             c._features = features
-    assert component._features is not None
-    return component._features
+        _check_asset_keys(context.component_tree, features)
+    features = component._features
+    assert features is not None
+    if component._error is not None:
+        others = [c for c in (*features.wrong, *features.owners.values()) if c is not component]
+        error = _with_others(component._error, [c._error for c in others if c._error is not None])
+        # What led here is this package's own affair.
+        raise error.with_traceback(None) from error.__cause__
+    return features
+
+
+def _with_others(
+    error: ResolutionException, others: Sequence[ResolutionException]
+) -> ResolutionException:
+    """`error`, and a line for each of the others."""
+    lines = dict.fromkeys(
+        other.sentence if isinstance(other, LocatedError) else str(other).partition("\n")[0]
+        for other in others
+    )
+    if not lines:
+        return error
+    told = ResolutionException("\n".join([str(error), "", "Also wrong:", *lines]))
+    told.__cause__ = error.__cause__
+    return told
+
+
+def _check_asset_keys(tree: dg.ComponentTree, features: ProjectFeatures) -> None:
+    """Note where an asset that is written in Python has the key of a feature: Dagster would name the
+    key, and no place."""
+    declared = {asset.key: key for key, asset in features.assets.items()}
+    for definitions in definitions_in_python(tree):
+        for asset in definitions.assets or ():
+            # Python may also build a component of the tree.
+            if not isinstance(asset, dg.AssetsDefinition) or any(
+                check.name == CHECK_NAME for check in asset.check_specs
+            ):
+                continue
+            for key in asset.keys & declared.keys():
+                owner = features.owners[declared[key]]
+                owner._error = owner.error(
+                    f"the asset {key.to_user_string()!r} is defined twice: here and"
+                    f" {_source(asset, key)}",
+                    owner.key_attribute,
+                )
+
+
+def _source(asset: dg.AssetsDefinition, key: dg.AssetKey) -> str:
+    """Where the function of an asset stands."""
+    (found,) = dg.with_source_code_references([asset])
+    assert isinstance(found, dg.AssetsDefinition)
+    references = found.metadata_by_key[key].get("dagster/code_references")
+    if not isinstance(references, dg.CodeReferencesMetadataValue):
+        return "in Python"
+    return "at " + references.code_references[0].source
 
 
 class _Blamed(Exception):
@@ -101,25 +154,20 @@ class _Blamed(Exception):
         self.error = error
 
 
-def _register_sound(
-    root: Path, name: str, component: FeatureComponent, components: list[FeatureComponent]
-) -> ProjectFeatures:
+def _register_sound(root: Path, name: str, components: list[FeatureComponent]) -> ProjectFeatures:
     """Register the features of all components but those that are wrong, which say so themselves.
 
     Dagster shows an error under the component that it builds: raised while another one is built,
     it would be shown there.
     """
-    sound = list(components)
-    broken: set[str] = set()
+    wrong = [c for c in components if c._error is not None]
     while True:
         try:
-            return _register(root, name, sound, broken)
+            sound = [c for c in components if not any(c is w for w in wrong)]
+            return replace(_register(root, name, sound, wrong), wrong=wrong)
         except _Blamed as blamed:
-            if blamed.owner is component:
-                raise blamed.error from None
             blamed.owner._error = blamed.error
-            sound = [c for c in sound if c is not blamed.owner]
-            broken |= blamed.owner.feature_keys
+            wrong.append(blamed.owner)
 
 
 _loading: ContextVar[bool] = ContextVar("loading the features of a Dagster project", default=False)
@@ -149,7 +197,9 @@ def load_features(root: Path) -> ProjectFeatures | None:
         if not components:
             return None
         try:
-            return _register(root, tree.defs_module_name.split(".")[0], components, set())
+            if wrong := [c._error for c in components if c._error is not None]:
+                raise _with_others(wrong[0], wrong[1:])
+            return _register(root, tree.defs_module_name.split(".")[0], components, ())
         except _Blamed as blamed:
             raise blamed.error from None
 
@@ -166,19 +216,23 @@ def importable(root: Path) -> Iterator[None]:
 
 
 def _register(
-    root: Path, name: str, components: list[FeatureComponent], broken: set[str]
+    root: Path,
+    name: str,
+    components: Sequence[FeatureComponent],
+    wrong: Sequence[FeatureComponent],
 ) -> ProjectFeatures:
-    """Register the features of components; `broken` are keys of those that others declare wrongly."""
+    """Register the features of components; those of the `wrong` ones are not known."""
     token = _loading.set(True)
     try:
         project = load_project(root, name)
-    except ConfigurationMissing as error:
+    except ConfigurationError as error:
         raise ResolutionException(str(error)) from None
     finally:
         _loading.reset(token)
 
     assets: dict[str, FeatureAsset] = {}
     owners: dict[str, FeatureComponent] = {}
+    checked: set[str | None] = set()
     for component in components:
         try:
             # Some look up what Python classes declare.
@@ -189,8 +243,8 @@ def _register(
         for asset in declared:
             key = asset.feature.key
             if key in assets:
-                here, there = (c.position(c.key_attribute) for c in (component, owners[key]))
-                message = f"feature {key!r} is declared twice: at {there} and at {here}"
+                there = owners[key].position(owners[key].key_attribute) or "in Python"
+                message = f"the feature {key!r} is declared twice: here and at {there}"
                 raise _Blamed(component, component.error(message, component.key_attribute))
             if asset.store is not None and asset.store not in project.config.stores:
                 message = (
@@ -198,6 +252,12 @@ def _register(
                     f" {', '.join(project.config.stores) or 'none'}"
                 )
                 raise _Blamed(component, component.error(message, "store"))
+            if asset.store not in checked:
+                checked.add(asset.store)
+                try:
+                    project.check_store(asset.store)
+                except ConfigurationError as error:
+                    raise ResolutionException(str(error)) from None
             assets[key] = asset
             owners[key] = component
 
@@ -216,7 +276,7 @@ def _register(
         for key, asset in ordered.items():
             owner = owners[key]
             try:
-                _check_upstream(asset.feature, typed, owner, project, broken)
+                _check_upstream(asset.feature, typed, owner, project, wrong)
                 asset.feature.register(project.name)
             except ResolutionException as error:
                 raise _Blamed(owner, error) from None
@@ -264,7 +324,7 @@ def _check_upstream(
     known: Mapping[str, Feature],
     owner: FeatureComponent,
     project: MetaxyProject,
-    broken: set[str],
+    wrong: Sequence[FeatureComponent],
 ) -> None:
     if not feature.declared:
         return
@@ -280,62 +340,75 @@ def _check_upstream(
         key = dep["feature"]
         upstream = known.get(key)
         if upstream is None:
-            if hint := did_you_mean(key, {*known, *registered_keys()}):
-                raise owner.error(f"no feature {key!r} is declared.{hint}", *where)
-            if key not in broken:
-                _warn_of_undeclared(key, owner.position(*where))
-            if _type(dep) == AGGREGATION:
-                raise owner.error(
-                    f"no component declares {key!r}, so that its id columns are not known: a group of"
-                    " its samples cannot be told",
-                    *where,
-                )
+            unknown = any(_may_declare(c, key) for c in wrong)
+            if not unknown:
+                if hint := did_you_mean(key, {*known, *registered_keys()}):
+                    raise owner.error(f"no feature {key!r} is declared.{hint}", *where, "feature")
+                _warn_of_undeclared(key, owner.position(*where, "feature"))
+                if _type(dep) == AGGREGATION:
+                    raise owner.error(
+                        f"no component declares {key!r}, so that its id columns are not known: a group"
+                        " of its samples cannot be told",
+                        *where,
+                        "feature",
+                    )
             ExternalFeature(key, feature.parent_columns, {}, source=UNDECLARED).register(
                 project.name
             )
             continue
         rename = dep.get("rename") or {}
         columns = [rename.get(c, c) for c in upstream.columns]
-        if upstream.columns_known:
-            if unknown := [c for c in rename if c not in upstream.columns]:
-                raise owner.error(_no_column(key, unknown[0], list(upstream.columns)), *where)
-            if unknown := [c for c in dep.get("select") or () if c not in columns]:
-                raise owner.error(_no_column(key, unknown[0], columns), *where)
+        for name in rename if upstream.columns_known else ():
+            if name not in upstream.columns:
+                there = list(upstream.columns)
+                raise owner.error(_no_column(key, name, there), *where, "rename", name)
+        for number, name in enumerate(dep.get("select") or () if upstream.columns_known else ()):
+            if name not in columns:
+                raise owner.error(_no_column(key, name, columns), *where, "columns", number)
         _check_lineage(feature, dep, [rename.get(c, c) for c in upstream.id_columns], owner, where)
     for index, item in enumerate(feature.fields):
-        for dep in item["deps"] if isinstance(item.get("deps"), list) else ():
+        for number, dep in enumerate(item["deps"] if isinstance(item.get("deps"), list) else ()):
             upstream = known.get(dep["feature"])
-            where = ("fields", index)
+            where = ("fields", index, "deps", number)
             if dep["feature"] not in feature.upstream:
                 hint = did_you_mean(dep["feature"], feature.upstream)
                 raise owner.error(
                     f"field {item['key']!r} depends on {dep['feature']!r}, which is none of the"
                     f" feature's deps.{hint}",
                     *where,
+                    "feature",
                 )
             fields = [f["key"] for f in upstream.fields] if upstream else None
-            for name in dep.get("fields") or ():
+            for place, name in enumerate(dep.get("fields") or ()):
                 if fields is not None and name not in fields:
                     raise owner.error(
                         f"{dep['feature']!r} has no field {name!r}; it has: {', '.join(fields)}."
                         + did_you_mean(name, fields),
                         *where,
+                        "fields",
+                        place,
                     )
+
+
+def _may_declare(component: FeatureComponent, key: str) -> bool:
+    """Whether a feature may be one of a component that is wrong."""
+    prefix = getattr(component, component.key_attribute, None)
+    return prefix is None or f"{key}/".startswith(f"{prefix}/")
 
 
 def _type(dep: Mapping[str, Any]) -> str:
     return dep.get("lineage", identity())["relationship"]["type"]
 
 
-def _warn_of_undeclared(key: str, position: str) -> None:
+def _warn_of_undeclared(key: str, position: Position | None) -> None:
     """Say, once a process and as if the YAML had said it, that an upstream is not declared."""
-    file, _, line = position.rpartition(":")
+    column = f" (column {position.column})" if position else ""
     warnings.warn_explicit(
-        f"no component declares the upstream feature {key!r}: it is taken as produced elsewhere, and"
-        " its rows are read from the store",
+        f"no component declares the upstream feature {key!r}{column}: it is taken as produced"
+        " elsewhere, and its rows are read from the store",
         UndeclaredUpstream,
-        filename=file or position,
-        lineno=int(line) if line.isdigit() else 0,
+        filename=position.file if position else "Python",
+        lineno=position.line if position else 0,
         registry=_warned,
     )
 

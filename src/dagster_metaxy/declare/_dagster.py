@@ -3,9 +3,10 @@
 - `ResolutionException`: the only exception that passes through Dagster's resolvers untouched, so
   that the message we wrote (with file and line) is the message that the user sees.
 - `source_position_tree`: where a YAML value stands; public on `ResolutionContext`, but its
-  `source_error` is undocumented.
+  `lookup_closest_and_path` is undocumented.
 - `path` of the context: the keys from the top of the YAML document to the value being resolved.
-
+- `PythonFileComponent` and the declarations of the component tree: there is no public list of the
+  Python files that Dagster takes definitions from, beside components.
 - `event_log_storage` of the instance: the public look at a check's latest evaluation gives, within a
   run, the one that this run has planned.
 
@@ -14,23 +15,37 @@ Tested in `tests/declare/test_errors.py`.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import dagster as dg
+from dagster.components.core.defs_module import PythonFileComponent
 from dagster.components.resolved.errors import ResolutionException
 
-__all__ = ["ResolutionException", "latest_evaluation", "source_of"]
+__all__ = ["ResolutionException", "definitions_in_python", "latest_evaluation", "source_of"]
 
 
 def source_of(
-    context: dg.ResolutionContext, message: str, *path: str | int
-) -> tuple[str, str] | None:
-    """`(file:line, snippet)` of the YAML value at `path` below `context`, or None in Python."""
+    context: dg.ResolutionContext, *path: str | int
+) -> tuple[str, tuple[int, int], tuple[int, int]] | None:
+    """File, and line and column of both ends, of what stands at `path` below `context`: the key of
+    a mapping's value, an item of a list, or what is nearest above; None in Python."""
     tree = context.source_position_tree
     if tree is None:
         return None
-    error = tree.source_error(
-        yaml_path=[*context.path, *path], inline_error_message=message, value_error=True
-    )
-    return f"{error.file_name}:{error.start_line_no}", error.snippet
+    file, start, end = tree.lookup_closest_and_path([*context.path, *path], None)[0]
+    return file, (start.line, start.col), (end.line, end.col)
+
+
+def definitions_in_python(tree: dg.ComponentTree) -> Iterator[dg.Definitions]:
+    """What the Python files of a project define that hold no components, as Dagster builds it.
+
+    Dagster keeps what it builds, so that this costs nothing.
+    """
+    for location, declaration in tree._component_decl_tree().items():
+        if declaration.component_type is PythonFileComponent and not any(
+            declaration.iterate_child_component_decls()
+        ):
+            yield tree.build_defs_at_path(location)
 
 
 def latest_evaluation(

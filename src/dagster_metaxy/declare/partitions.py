@@ -142,6 +142,10 @@ class PartitionError(Exception):
     """A sample that belongs to no partition."""
 
 
+class PatternError(PartitionError):
+    """A path in which the pattern of the partitions finds no key."""
+
+
 @dataclass(frozen=True)
 class Partitioning:
     """Partitions, and which one a sample belongs to.
@@ -249,7 +253,7 @@ VIDEO_PARTITIONS_SCHEMA = text_or(
 def _search(pattern: re.Pattern[str], video_id: str) -> str:
     found = pattern.search(video_id)
     if found is None or found.group(1) is None:
-        raise PartitionError(f"the path has no match for the partition pattern {pattern.pattern!r}")
+        raise PatternError(f"the path has no match for the partition pattern {pattern.pattern!r}")
     return found.group(1)
 
 
@@ -304,7 +308,7 @@ def video_partitioning(locate: Locate, model: Any, *, name: str) -> Partitioning
         try:
             day = datetime.strptime(text, date_format)
         except ValueError:
-            raise PartitionError(f"{text!r} is no date of the form {date_format!r}") from None
+            raise PatternError(f"{text!r} is no date of the form {date_format!r}") from None
         key = day.strftime("%Y-%m-%d")
         if not definition.has_partition_key(key):
             raise PartitionError(f"no partition for {key}: it lies outside the partitions' dates")

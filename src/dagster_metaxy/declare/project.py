@@ -3,9 +3,12 @@ its stores, and the graph that its features are registered in."""
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +21,11 @@ CONFIG_FILE = "metaxy.toml"
 _PATH_OPTIONS = ("root_path", "database")
 
 
-class ConfigurationMissing(Exception):
+class ConfigurationError(Exception):
+    """A configuration of Metaxy that cannot be used."""
+
+
+class ConfigurationMissing(ConfigurationError):
     """There is no metaxy.toml, nor a [tool.metaxy] in pyproject.toml, to take stores from."""
 
 
@@ -49,6 +56,20 @@ class MetaxyProject:
         """
         return self.config.get_store(name, materialization_id=run_id)
 
+    def check_store(self, name: str | None = None) -> None:
+        """Refuse a store that cannot be opened for what its configuration says.
+
+        Args:
+            name: Its name; the default store if left out.
+
+        Raises:
+            ConfigurationError: With file, line and column.
+        """
+        try:
+            self.store(name)
+        except Exception as error:  # of Metaxy, or of whatever the store rests on
+            raise _unusable(self.config.config_file, error, name or self.config.store) from None
+
 
 def load_project(root: Path, name: str) -> MetaxyProject:
     """The Metaxy project of a Dagster project.
@@ -63,13 +84,17 @@ def load_project(root: Path, name: str) -> MetaxyProject:
 
     Raises:
         ConfigurationMissing: With what to write.
+        ConfigurationError: It cannot be read; with file, line and column.
     """
     import metaxy as mx
 
     config = mx.MetaxyConfig.get() if mx.MetaxyConfig.is_set() else None
     # Configured in Python, or ours already: two projects in one process must not mix.
     if config is None or (config.config_file and not _serves(config.config_file, root)):
-        config = mx.MetaxyConfig.load(auto_discovery_start=root)
+        try:
+            config = mx.MetaxyConfig.load(auto_discovery_start=root)
+        except Exception as error:  # of its reader, its parser, its models or its plugins
+            raise _unusable(_config_file(root), error) from None
         if config.config_file is None and not config.stores:
             mx.MetaxyConfig.reset()
             raise ConfigurationMissing(
@@ -77,8 +102,71 @@ def load_project(root: Path, name: str) -> MetaxyProject:
                 f" Write one:\n\n{starter_config(name)}"
             )
         config = _anchored(config)
-        mx.init(config)
+        try:
+            mx.init(config)
+        except Exception as error:
+            mx.MetaxyConfig.reset()
+            if type(error).__name__ != "EntrypointLoadError":
+                raise  # of a feature that the user wrote
+            raise _unusable(config.config_file, error) from None
     return MetaxyProject(config.project or name, config, mx.current_graph())
+
+
+def _config_file(root: Path) -> Path | None:
+    """The configuration file that Metaxy takes for a folder."""
+    if named := os.environ.get("METAXY_CONFIG"):
+        return Path(named)
+    folders = (root, *root.parents)
+    found = (f / name for f in folders for name in (CONFIG_FILE, "pyproject.toml"))
+    return next((file for file in found if file.is_file()), None)
+
+
+def _unusable(file: Path | None, error: Exception, store: str | None = None) -> ConfigurationError:
+    """What is wrong with a configuration, in one sentence, and where.
+
+    Metaxy's own messages hold pydantic's, with the values of the configuration, which may be secret.
+
+    Args:
+        file: The configuration.
+        error: What Metaxy, or its parser, raised.
+        store: The name of the store that it was raised for.
+    """
+    from pydantic import ValidationError
+
+    causes = [error]
+    while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None:
+        causes.append(cause)  # type: ignore[arg-type]
+    invalid = next((e for e in causes if isinstance(e, ValidationError)), None)
+    missing = next((e.name for e in causes if isinstance(e, ModuleNotFoundError)), None)
+    what = str(error).partition("\n")[0]
+    words = re.findall(r"'([^']+)'", what)
+    if store is not None:
+        words.append(f"stores.{store}]")
+    if missing is not None and store is not None and not missing.startswith("metaxy"):
+        extras = set(metadata("metaxy").get_all("Provides-Extra") or ()) & set(words[0].split("."))
+        package = f"'metaxy[{min(extras)}]'" if extras else missing
+        what = f"its type needs {missing}, which is not installed: pip install {package}"
+    elif store is not None and what.startswith("Failed to import"):
+        what = f"there is no type {words[0]!r}"
+    elif invalid is not None:
+        problems = invalid.errors(include_input=False)
+        words[:0] = [str(p["loc"][-1]) for p in problems if p["loc"]]
+        what = "; ".join(f"{'.'.join(map(str, p['loc']))}: {p['msg']}" for p in problems)
+    if store is not None:
+        what = f"the store {store!r} cannot be used: {what}"
+    if at := re.search(r" \(at line (\d+), column (\d+)\)", what):
+        return ConfigurationError(f"{file}:{at[1]}:{at[2]}: {what.replace(at[0], '')}")
+    return ConfigurationError(f"{_place(file, words)}: {what}")
+
+
+def _place(file: Path | None, words: list[str]) -> str:
+    """The first place in a file that names one of the words."""
+    lines = file.read_text(encoding="utf-8").splitlines() if file and file.is_file() else []
+    for word in words:
+        for number, line in enumerate(lines, 1):
+            if (column := line.find(word)) >= 0 and not line.lstrip().startswith("#"):
+                return f"{file}:{number}:{column + 1}"
+    return str(file or CONFIG_FILE)
 
 
 def has_config(root: Path) -> bool:

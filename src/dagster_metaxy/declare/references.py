@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -23,8 +24,8 @@ def resolve_function(context: dg.ResolutionContext, reference: Any) -> Callable[
         The function; None where no reference is written.
 
     Raises:
-        ResolutionException: The module or the function is not there, importing it failed, or it
-            is not callable; with file and line.
+        LocatedError: The module or the function is not there, importing it failed, or it is not
+            callable.
     """
     value = context.resolve_value(reference)
     if value is None or callable(value):
@@ -50,13 +51,12 @@ def resolve_function(context: dg.ResolutionContext, reference: Any) -> Callable[
                 else f"installed module {module_name}"
             )
             raise located(context, f"there is no {looked_for} to take {name!r} from") from None
-        raise located(
-            context, f"importing {module_name} failed: no module named {missing!r}"
-        ) from error
+        raise located(context, _failed(module_name, error)) from None
+    except SyntaxError as error:
+        raise located(context, _failed(module_name, error)) from None
     except Exception as error:
-        raise located(
-            context, f"importing {module_name} failed: {type(error).__name__}: {error}"
-        ) from error
+        # Of its traceback, what the user's own module did is of use.
+        raise located(context, _failed(module_name, error)) from _in_module(error, module_name)
     function = getattr(module, name, None)
     if function is None:
         there = sorted(
@@ -72,3 +72,21 @@ def resolve_function(context: dg.ResolutionContext, reference: Any) -> Callable[
     if not callable(function):
         raise located(context, f"{path} is {type(function).__name__}, not a function")
     return function
+
+
+def _failed(module: str, error: Exception) -> str:
+    """That a module could not be imported, why, and where in it."""
+    if isinstance(error, SyntaxError):
+        return f"importing {module} failed: {error.msg} ({error.filename}:{error.lineno})"
+    last = traceback.extract_tb(_in_module(error, module).__traceback__)[:1]
+    where = f" ({last[0].filename}:{last[0].lineno})" if last else ""
+    said = str(error).partition("\n")[0]
+    return f"importing {module} failed: {type(error).__name__}: {said}{where}"
+
+
+def _in_module(error: Exception, module: str) -> Exception:
+    """`error`, its traceback beginning where the module was run."""
+    frame = error.__traceback__
+    while frame is not None and frame.tb_frame.f_globals.get("__name__") != module:
+        frame = frame.tb_next
+    return error.with_traceback(frame)

@@ -124,7 +124,7 @@ def glob_pattern(glob: str) -> re.Pattern[str]:
     return re.compile("".join(translated) + ")" * depth, re.DOTALL)
 
 
-def list_files(folder: Path, glob: str | None = None) -> Listing:
+def list_files(folder: Path, glob: str | None = None, limit: int | None = None) -> Listing:
     """The videos below a folder.
 
     Links are followed, each folder is entered once, and hidden files and folders are left out.
@@ -132,6 +132,7 @@ def list_files(folder: Path, glob: str | None = None) -> Listing:
     Args:
         folder: The source.
         glob: Which relative paths count; files with a usual video ending if left out.
+        limit: How many files are enough; all if left out.
 
     Raises:
         SourceError: The folder, or one below it, could not be listed: what is not seen may
@@ -160,7 +161,7 @@ def list_files(folder: Path, glob: str | None = None) -> Listing:
             continue
         seen.add((status.st_dev, status.st_ino))
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in names:
+        for name in sorted(names):
             if name.startswith("."):
                 continue
             path = os.path.join(parent, name)
@@ -172,6 +173,8 @@ def list_files(folder: Path, glob: str | None = None) -> Listing:
             )
             if wanted:
                 _add(listing, relative, path)
+                if len(listing.files) == limit:
+                    return listing
             elif os.path.islink(path) and not os.path.exists(path):
                 listing.dangling.add(relative)
     listing.files.sort(key=lambda file: file.relative_path)

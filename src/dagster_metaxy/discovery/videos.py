@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from dagster_metaxy.declare.columns import Column
 from dagster_metaxy.declare.feature import Feature
-from dagster_metaxy.declare.partitions import PartitionError
-from dagster_metaxy.discovery.files import File, Listing, list_files, unique_ids
+from dagster_metaxy.declare.partitions import PartitionError, Partitioning, PatternError
+from dagster_metaxy.discovery.files import File, Listing, SourceError, list_files, unique_ids
 from dagster_metaxy.engines import local
 from dagster_metaxy.increment import store as stores
 from dagster_metaxy.increment.compute import Runtime
@@ -149,6 +149,26 @@ class Videos:
         """What the source holds now."""
         return list_files(self.folder, self.glob)
 
+    def check_pattern(self, partitioning: Partitioning, enough: int = 1_000) -> str | None:
+        """What is wrong with a pattern that finds no key in any path; None where it finds one, or
+        where there is nothing to see.
+
+        Args:
+            partitioning: How the collection is partitioned.
+            enough: How many files are looked at.
+        """
+        try:
+            files = list_files(self.folder, self.glob, limit=enough).files
+        except SourceError:  # the run will say so
+            return None
+        wrong = None
+        for file in files:
+            error = _pattern_error(file, partitioning.key)
+            if error is None:
+                return None
+            wrong = wrong or error
+        return wrong
+
     def stored(self, store: mx.MetadataStore) -> tuple[list[dict[str, Any]], set[str]]:
         """The newest row of each known video, and the ids whose row is of the current version."""
         history = stores.read(store, self.feature.key, with_feature_history=True)
@@ -191,6 +211,7 @@ class Videos:
             stores.check_table(store, self.feature)
             rows, current = self.stored(store)
             compared = compare(listing, rows, current)
+            self._refuse_pattern(compared, scope)
             known = {row["relative_path"]: row["video_id"] for row in rows}
             for path, reason in listing.unreadable.items():
                 video_id = known.get(path) or str(PurePosixPath(path).with_suffix(""))
@@ -208,6 +229,14 @@ class Videos:
         outcome.settle({self._partition(scope, video_id) for video_id in live})
         outcome.seconds = time.monotonic() - started
         return outcome
+
+    def _refuse_pattern(self, compared: Comparison, scope: Scope) -> None:
+        """Fail where the partitions' pattern finds no key in any file: that is not the files' fault."""
+        if not scope.follows_path or compared.unchanged or compared.changed:
+            return
+        wrong = [_pattern_error(file, scope.key_of) for file, _ in compared.new]
+        if wrong and all(wrong):
+            raise SourceError(f"{self.feature.key}: {wrong[0]}")
 
     def _partition(self, scope: Scope, video_id: str) -> str | None:
         """The partition of a video; none where it belongs to none."""
@@ -392,6 +421,18 @@ class Videos:
             stores.delete(store, self.feature.key, ["video_id"], ids, older=True)
             for partition in gone.values():
                 outcome.count("orphaned", partition)
+
+
+def _pattern_error(file: File, key_of: Callable[[Row], str] | None) -> str | None:
+    """That the partitions' pattern finds no key in a file's path, if so."""
+    try:
+        if key_of is not None:
+            key_of({"video_id": file.stem})
+    except PatternError as error:
+        return f"no file has a partition: of {file.relative_path!r}, for example, {error}"
+    except PartitionError:
+        pass
+    return None
 
 
 def _versions(by_field: Mapping[str, str]) -> tuple[tuple[str, str], ...]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_origin, get_type_hints
 
 Sample = Mapping[str, Any]
 
@@ -139,8 +139,12 @@ class Compute:
             and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
         }
 
-    def check(self) -> None:
-        """Refuse a signature that cannot be called.
+    def check(self, *, takes_many: bool = False, gives_many: bool = False) -> None:
+        """Refuse a signature that cannot be called, or that says it is for another lineage.
+
+        Args:
+            takes_many: Whether the feature aggregates: it is called with a list of samples.
+            gives_many: Whether the feature expands: it returns an iterable of rows.
 
         Raises:
             SignatureError: With what is wrong.
@@ -160,6 +164,14 @@ class Compute:
                 " its upstream in deps, or, if it is a root feature, take no sample and return all"
                 " there are"
             )
+        if unnamed := [
+            p.name for p in self._named if p.kind == p.POSITIONAL_ONLY and p.default is p.empty
+        ]:
+            raise SignatureError(
+                f"takes {unnamed[0]!r} by its position: it is called with"
+                f" {'none' if self.lists else 'one'} argument, and further parameters are filled in by"
+                " their names"
+            )
         names = {p.name for p in self._named}
         takes_any = any(p.kind == p.VAR_KEYWORD for p in parameters)
         if not takes_any and (unknown := sorted(set(self.params) - names)):
@@ -169,6 +181,36 @@ class Compute:
             )
         if self.is_batch and "context" in names:
             raise SignatureError("takes a batch, which has no context of one sample")
+        if inspect.iscoroutinefunction(self._target) or inspect.isasyncgenfunction(self._target):
+            raise SignatureError("is async; a compute is a plain function, run in a thread")
+        if not self.is_batch and not self.lists:
+            self._check_lineage(parameters[0].name, takes_many, gives_many)
+
+    def _check_lineage(self, first: str, takes_many: bool, gives_many: bool) -> None:
+        """Refuse what annotations, or a `yield`, say of another lineage; what says nothing passes."""
+        try:
+            hints = get_type_hints(self._target)
+        except Exception:  # names that are there for type checkers only
+            hints = {}
+        takes, gives = _is_many(hints.get(first)), _is_many(hints.get("return"))
+        if inspect.isgeneratorfunction(self._target):
+            gives = True
+        if takes is not None and takes != takes_many:
+            raise SignatureError(
+                f"takes one sample ({first}), but is called with a list of samples: the feature"
+                " aggregates (`lineage: aggregation`)"
+                if takes_many
+                else f"takes many samples ({first}), but is called with one, a mapping: write"
+                " `lineage: aggregation` in `deps` for all samples of a group"
+            )
+        if gives is not None and gives != gives_many:
+            raise SignatureError(
+                "returns one row, but the feature expands (`lineage: expansion`): it returns an"
+                " iterable of mappings"
+                if gives_many
+                else "returns many rows, but the feature has one for each sample: write `lineage:"
+                " {type: expansion, on: [...]}` in `deps` for many"
+            )
 
     def __call__(self, argument: Any, runtime: Runtime, context: ComputeContext | None) -> Any:
         """Call it with a sample, a group or a frame; one that lists takes none of these."""
@@ -183,6 +225,16 @@ class Compute:
         if context is not None and self.takes_context:
             named["context"] = context
         return function(**named) if self.lists else function(argument, **named)
+
+
+def _is_many(annotation: Any) -> bool | None:
+    """Whether an annotation is of many mappings, or of one; None where it says neither."""
+    kind = get_origin(annotation) or annotation
+    if not isinstance(kind, type) or issubclass(kind, str | bytes):
+        return None
+    if issubclass(kind, Mapping):
+        return False
+    return True if issubclass(kind, Iterable) and not hasattr(kind, "columns") else None
 
 
 def moved(value: Any, unfinished: Path, published: Path) -> Any:

@@ -510,11 +510,6 @@ class MetaxyAssetComponent(FeatureComponent):
         """The attribute that the feature's key comes from."""
         return "feature"
 
-    @property
-    def feature_keys(self) -> set[str]:
-        """The key of its feature."""
-        return {self.feature}
-
     def feature_assets(self, project_root: Path) -> Sequence[FeatureAsset]:
         """The one feature of this component."""
         if self.orphans == "hard" and find_spec("pyarrow") is None:
@@ -542,6 +537,7 @@ class MetaxyAssetComponent(FeatureComponent):
                 partitioning=partitioning,
                 attributes=self.asset_attributes(description=description),
                 metadata=self.metadata,
+                source=self.compute,
                 **self.op_options(),
             )
         ]
@@ -605,7 +601,7 @@ class MetaxyAssetComponent(FeatureComponent):
             )
         compute = Compute(self.compute, self.params, lists=is_root)
         try:
-            compute.check()
+            compute.check(takes_many=feature.aggregates, gives_many=bool(feature.expansion))
         except SignatureError as error:
             name = getattr(self.compute, "__qualname__", repr(self.compute))
             raise self.error(f"{name} {error}", "compute") from None

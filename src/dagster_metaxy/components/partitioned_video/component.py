@@ -22,6 +22,7 @@ from dagster_metaxy.declare.partitions import (
     VideoPartitions,
     video_partitioning,
 )
+from dagster_metaxy.declare.project import MetaxyProject
 from dagster_metaxy.declare.schema import model_schema, one_of, structured, tagged, text_or
 from dagster_metaxy.discovery.sensor import build_sensor
 from dagster_metaxy.discovery.videos import Videos, videos_feature
@@ -147,13 +148,6 @@ class PartitionedVideoComponent(FeatureComponent):
         """The attribute that the features' keys begin with."""
         return "feature_prefix"
 
-    @property
-    def feature_keys(self) -> set[str]:
-        """The keys of the root feature and of the steps'."""
-        return {
-            f"{self.feature_prefix}/{name}" for name in ("videos", *(s.type for s in self.steps))
-        }
-
     def feature_assets(self, project_root: Path) -> Sequence[FeatureAsset]:
         """The root feature and a feature for each step."""
         if missing := [
@@ -194,12 +188,31 @@ class PartitionedVideoComponent(FeatureComponent):
 
         return [asset(self._videos(project_root), "video"), *step_assets()]
 
+    def _check_pattern(
+        self, project_root: Path, root: FeatureAsset, project: MetaxyProject
+    ) -> None:
+        """Refuse a pattern that finds no partition in any file, while there is nothing to lose: a
+        collection that has rows must load."""
+        if root.partitioning is None or not root.partitioning.follows_path:
+            return
+        wrong = self._videos(project_root).check_pattern(root.partitioning)
+        if wrong is None:
+            return
+        try:
+            with project.store(self.store).open("r") as store:
+                written = store.has_feature(root.feature.key, check_fallback=True)
+        except Exception:  # of a store that is out of reach; the run will say so
+            return
+        if not written:
+            raise self.error(wrong, "partitions", "pattern")
+
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         """The assets, the job and the sensor."""
         features = project_features(context, self)
         project = features.project
         root = features.of(self)[0]
         with project.use():
+            self._check_pattern(Path(context.project_root), root, project)
             return dg.Definitions(
                 assets=self.asset_definitions(features),
                 jobs=[_collection_job(self.job_name, root, features)],
