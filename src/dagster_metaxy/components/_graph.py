@@ -20,6 +20,7 @@ import dagster as dg
 
 from dagster_metaxy.components._asset import FeatureAsset
 from dagster_metaxy.components._base import FeatureComponent
+from dagster_metaxy.components._partitions import partitioned
 from dagster_metaxy.declare._dagster import ResolutionException
 from dagster_metaxy.declare.errors import did_you_mean
 from dagster_metaxy.declare.feature import (
@@ -195,7 +196,10 @@ def _register(
 
     ordered: dict[str, FeatureAsset] = {}
     for key in _upstream_first(assets, owners):
-        ordered[key] = _completed(assets[key], ordered)
+        try:
+            ordered[key] = _completed(assets[key], ordered, owners[key])
+        except ResolutionException as error:
+            raise _Blamed(owners[key], error) from None
     typed = {key: asset.feature for key, asset in ordered.items()}
     with project.use():
         for key, asset in ordered.items():
@@ -211,20 +215,13 @@ def _register(
     return ProjectFeatures(project, ordered, owners)
 
 
-def _completed(asset: FeatureAsset, upstream: Mapping[str, FeatureAsset]) -> FeatureAsset:
+def _completed(
+    asset: FeatureAsset, upstream: Mapping[str, FeatureAsset], owner: FeatureComponent
+) -> FeatureAsset:
     """`asset` with what it takes from its upstream: types of id columns, and partitions."""
     feature = asset.feature.with_id_types({key: a.feature for key, a in upstream.items()})
-    partitioning = asset.partitioning
-    for key in feature.upstream:
-        above = upstream[key].partitioning if key in upstream else None
-        if (
-            partitioning is not None
-            and above is not None
-            and above.definition == partitioning.definition
-            and above.column in feature.id_columns
-        ):
-            partitioning = above
-    return replace(asset, runner=asset.runner.of(feature), partitioning=partitioning)
+    asset = replace(asset, runner=asset.runner.of(feature))
+    return partitioned(asset, upstream, owner)
 
 
 def _upstream_first(
