@@ -99,3 +99,101 @@ def test_the_reference_pipeline_is_valid() -> None:
         document = yaml.safe_load(file.read_text())
         component = {c.__name__: c for c in COMPONENTS}[document["type"].rpartition(".")[2]]
         jsonschema.validate(document["attributes"], _schema(component))
+
+
+OWN: dict[str, Any] = {
+    "feature": "t/x", "id_columns": ["x"], "columns": {}, "deps": ["t/y"], "compute": ".c.x"
+}  # fmt: skip
+DAYS: dict[str, Any] = {"type": "daily", "start_date": "2026-01-01"}
+CAMERAS: dict[str, Any] = {"type": "static", "partition_keys": ["x"]}
+
+
+@pytest.mark.parametrize(
+    ("partitions", "path", "message"),
+    [
+        ({"type": "dayly"}, ["type"], "'dayly' is not one of"),
+        ({**DAYS, "minute_offset": 60}, ["minute_offset"], "60 is greater"),
+        ({**DAYS, "day_offset": 1}, [], "'day_offset' was unexpected"),
+        ({**DAYS, "type": "weekly", "day_offset": 7}, ["day_offset"], "7 is greater"),
+        ({**DAYS, "type": "monthly", "day_offset": 0}, ["day_offset"], "0 is less"),
+        ({**DAYS, "type": "time_window"}, [], "'start' is a required"),
+        ({"type": "static", "partition_keys": []}, ["partition_keys"], "[]"),
+        ({"type": "multi", "partitions_defs": {"a": DAYS}}, ["partitions_defs"], "enough"),
+        (
+            {"type": "multi", "partitions_defs": {"a": DAYS, "b": {**CAMERAS, "keys": 1}}},
+            ["partitions_defs", "b"],
+            "'keys' was unexpected",
+        ),
+        (
+            {"type": "multi", "partitions_defs": {"a": DAYS, "b": {"type": "multi"}}},
+            ["partitions_defs", "b", "type"],
+            "'multi' is not one of",
+        ),
+    ],
+)
+def test_wrong_partitions_in_an_editor(
+    partitions: dict[str, Any], path: list[Any], message: str
+) -> None:
+    validator = jsonschema.Draft7Validator(_schema(MetaxyAssetComponent))
+    errors = list(validator.iter_errors({**OWN, "partitions_def": partitions}))
+    assert any(
+        list(e.absolute_path) == ["partitions_def", *path] and message in e.message for e in errors
+    ), [(list(e.absolute_path), e.message) for e in errors]
+
+
+@pytest.mark.parametrize(
+    ("mapping", "valid"),
+    [
+        (None, True),
+        ("identity", True),
+        ("{{ mapping }}", True),
+        ({"type": "time_window", "start_offset": "{{ env.OFFSET }}"}, True),
+        ({"type": "multi_to_single"}, True),
+        (
+            {
+                "type": "multi",
+                "downstream_mappings_by_upstream_dimension": {
+                    "a": {"dimension_name": "b", "partition_mapping": "last"}
+                },
+            },
+            True,
+        ),
+        ("static", False),
+        ({"type": "identical"}, False),
+        ({"type": "time_window", "offset": 1}, False),
+        (
+            {
+                "type": "multi",
+                "downstream_mappings_by_upstream_dimension": {
+                    "a": {"dimension_name": "b", "partition_mapping": "multi"}
+                },
+            },
+            False,
+        ),
+    ],
+)
+def test_partition_mappings_in_an_editor(mapping: Any, valid: bool) -> None:
+    validator = jsonschema.Draft7Validator(_schema(MetaxyAssetComponent))
+    deps = [{"feature": "t/y", "partition_mapping": mapping}]
+    assert validator.is_valid({**OWN, "deps": deps}) == valid
+
+
+@pytest.mark.parametrize(
+    "partitions",
+    [
+        None,
+        "{{ days }}",
+        {**DAYS, "start_date": "{{ env.START }}", "hour_offset": "{{ env.HOUR }}"},
+        {"type": "multi", "partitions_defs": {"a": "{{ days }}", "b": CAMERAS}},
+        {"type": "multi", "partitions_defs": "{{ both }}"},
+        {
+            "type": "time_window", "start": "2026", "fmt": "%Y", "cron_schedule": "0 0 1 1 *",
+            "end_offset": "{{ 1 }}", "timezone": "Europe/Paris",
+        },
+    ],
+)  # fmt: skip
+def test_partitions_that_are_valid(partitions: Any) -> None:
+    schema = _schema(MetaxyAssetComponent)
+    jsonschema.validate({**OWN, "partitions_def": partitions}, schema)
+    both = {"date": "day", "camera": "camera"}
+    jsonschema.validate({**OWN, "partitions_def": partitions, "partition_by": both}, schema)

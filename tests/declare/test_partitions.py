@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import datetime
+from typing import Any
+
 import dagster as dg
 import pytest
 
@@ -9,8 +12,12 @@ from dagster_metaxy.declare.partitions import (
     VideosDaily,
     VideosStatic,
     dynamic_key,
+    keys_of,
+    refusal,
     video_partitioning,
 )
+
+UTC = datetime.timezone.utc
 
 
 def _locate(message: str, *path: str) -> Exception:
@@ -88,3 +95,119 @@ def test_daily_has_today() -> None:
 def test_wrong_blocks(model: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         video_partitioning(_locate, model, name="clips")
+
+
+class TestKeys:
+    """The partition that a value names."""
+
+    @staticmethod
+    def _key(definition: dg.PartitionsDefinition, *values: object) -> str | None:
+        try:
+            return keys_of(definition)(*values)
+        except PartitionError:
+            return None
+
+    @pytest.mark.parametrize(
+        ("value", "key"),
+        [
+            (datetime.date(2026, 1, 2), "2026-01-02"),
+            ("2026-01-02", "2026-01-02"),
+            # midnight in Paris is 23:00 of the day before
+            (datetime.datetime(2026, 1, 1, 23, tzinfo=UTC), "2026-01-02"),
+            (datetime.datetime(2026, 1, 1, 22, 59, 59, 999999, tzinfo=UTC), "2026-01-01"),
+            (datetime.datetime(2026, 1, 1, 23), "2026-01-02"),  # columns are UTC
+            ("2026-01-02T00:00", "2026-01-02"),  # text is local
+            ("2026-01-01 23:00:00Z", "2026-01-02"),
+            ("2026-01-01T23:30:00+01:00", "2026-01-01"),
+            # summer time: 23 hours, then 22:00 UTC is midnight
+            (datetime.datetime(2026, 3, 29, 21, 59, tzinfo=UTC), "2026-03-29"),
+            (datetime.datetime(2026, 3, 29, 22, 0, tzinfo=UTC), "2026-03-30"),
+            (datetime.date(2025, 12, 31), None),
+            (datetime.date(2026, 5, 1), None),
+            (datetime.date(1, 1, 1), None),
+            ("someday", None),
+            ("", None),
+            (None, None),
+        ],
+    )
+    def test_days(self, value: object, key: str | None) -> None:
+        definition = dg.DailyPartitionsDefinition(
+            "2026-01-01", end_date="2026-05-01", timezone="Europe/Paris"
+        )
+        assert self._key(definition, value) == key
+
+    @pytest.mark.parametrize(
+        ("definition", "value", "key"),
+        [
+            # a day is the window that starts on it, though its midnight is in the one before
+            (dg.DailyPartitionsDefinition("2026-01-01", hour_offset=6), "2026-01-05", "2026-01-05"),
+            (
+                dg.DailyPartitionsDefinition("2026-01-01", hour_offset=6),
+                "2026-01-05T05:59",
+                "2026-01-04",
+            ),
+            (dg.WeeklyPartitionsDefinition("2026-01-01"), datetime.date(2026, 1, 14), "2026-01-11"),
+            (dg.WeeklyPartitionsDefinition("2026-01-01"), datetime.date(2026, 1, 3), None),
+            (
+                dg.WeeklyPartitionsDefinition("2026-01-01", day_offset=1),
+                datetime.date(2026, 1, 11),
+                "2026-01-05",
+            ),
+            (
+                dg.MonthlyPartitionsDefinition("2026-01", fmt="%Y-%m", day_offset=15),
+                datetime.date(2026, 3, 3),
+                "2026-02",
+            ),
+            (dg.HourlyPartitionsDefinition("2026-01-01-00:00"), "2026-01-02", "2026-01-02-00:00"),
+            (
+                dg.DailyPartitionsDefinition("2026-01-01", exclusions=["0 0 * * 6"]),
+                "2026-01-03T12:00",  # a Saturday
+                None,
+            ),
+            (dg.StaticPartitionsDefinition(["x", "3"]), 3, "3"),
+            (dg.StaticPartitionsDefinition(["x", "None"]), None, None),
+            (dg.StaticPartitionsDefinition(["x"]), "y", None),
+            (dg.DynamicPartitionsDefinition(name="n"), "any", "any"),
+            (dg.DynamicPartitionsDefinition(name="n"), "a...b", "a%2E%2E%2Eb"),
+            (dg.DynamicPartitionsDefinition(name="n"), None, None),
+            (dg.DynamicPartitionsDefinition(name="n"), "", None),
+        ],
+    )
+    def test_kinds(self, definition: Any, value: object, key: str | None) -> None:
+        assert self._key(definition, value) == key
+
+    def test_the_window_that_is_open_is_none_unless_it_exists(self) -> None:
+        now = datetime.datetime.now(UTC)
+        assert self._key(dg.DailyPartitionsDefinition("2026-01-01"), now) is None
+        there = dg.DailyPartitionsDefinition("2026-01-01", end_offset=1)
+        assert self._key(there, now) == now.strftime("%Y-%m-%d")
+
+    def test_two_dimensions(self) -> None:
+        definition = dg.MultiPartitionsDefinition(
+            {
+                "date": dg.DailyPartitionsDefinition("2026-01-01"),
+                "camera": dg.DynamicPartitionsDefinition(name="cameras"),
+            }
+        )
+        day = datetime.date(2026, 1, 2)
+        key = self._key(definition, "a|b", day)
+        assert key == "a%7Cb|2026-01-02"
+        assert self._key(definition, "x", None) is None
+        assert self._key(definition, None, day) is None
+        partitioning = Partitioning(definition, ("camera", "date"), keys_of(definition))
+        assert partitioning.key({"date": day, "camera": "x"}) == "x|2026-01-02"
+        assert partitioning.dynamic_keys(["x|2026-01-02", "y|2026-01-02", "x|2026-01-03"]) == {
+            "cameras": {"x", "y"}
+        }
+
+
+def test_what_dagster_refuses() -> None:
+    days = dg.DailyPartitionsDefinition("2026-01-01")
+    cameras = dg.StaticPartitionsDefinition(["a"])
+    assert refusal(days) is None
+    assert refusal(days, days) is None
+    assert refusal(cameras, days, dg.AllPartitionMapping()) is None
+    assert refusal(cameras, days) == (
+        "Upstream and downstream partitions definitions must match, or a different partition"
+        " mapping must be provided"
+    )

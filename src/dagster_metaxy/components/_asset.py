@@ -94,6 +94,8 @@ class FeatureAsset:
         retry_policy: When the op is tried again.
         pool: The pool that limits how many such ops run at once.
         backfill_policy: How many partitions a run takes; all of a range if None.
+        partition_mappings: By upstream feature, which of its partitions those of this one depend
+            on, where that is not Dagster's default.
     """
 
     runner: Runner
@@ -107,6 +109,7 @@ class FeatureAsset:
     retry_policy: dg.RetryPolicy | None = None
     pool: str | None = None
     backfill_policy: dg.BackfillPolicy | None = None
+    partition_mappings: Mapping[str, dg.PartitionMapping] = field(default_factory=dict)
 
     is_external: ClassVar[bool] = False
 
@@ -132,6 +135,7 @@ class FeatureAsset:
         spec = dg.AssetSpec(
             self.key,
             metadata={
+                **self._partition_by(),
                 **self.metadata,
                 **code_references(self.source),
                 "metaxy/feature": self.feature.key,
@@ -147,7 +151,29 @@ class FeatureAsset:
 
         # The spec, not the assets definition: there, deps would be missing from the op, and the
         # steps of a run would go in any order.
-        return mxd.metaxify(self.plain_spec())
+        return self._mapped(mxd.metaxify(self.plain_spec()))
+
+    def _mapped(self, spec: dg.AssetSpec) -> dg.AssetSpec:
+        """`spec` with the partition mappings to its upstream."""
+        if not self.partition_mappings:
+            return spec
+        # Metaxy knows the assets of the upstream features; it gives them in their order.
+        deps = [
+            dg.AssetDep(dep.asset_key, partition_mapping=self.partition_mappings.get(key))
+            for key, dep in zip(self.feature.upstream, spec.deps, strict=True)
+        ]
+        return spec.replace_attributes(deps=deps)
+
+    def _partition_by(self) -> dict[str, str]:
+        """The metadata by which Metaxy's IO manager loads a partition, where it can.
+
+        It compares one column with the partition key: other columns than text make it fail.
+        """
+        found = self.partitioning
+        if found is None or found.follows_path or len(found.columns) != 1:
+            return {}
+        (column,) = found.columns
+        return {"partition_by": column} if self.feature.columns[column].type == "str" else {}
 
     def assets_def(
         self,
@@ -298,12 +324,11 @@ class FeatureAsset:
     ) -> dg.AssetCheckResult:
         """The check on the whole asset, of which a run of some partitions saw only these."""
         elsewhere = []
-        if (limits := self._inside(keys)) is not None:
-            column, inside = limits
+        if self.partitioning is not None and keys is not None:
             elsewhere = [
                 failure
                 for failure in failed_before(instance, self.key, self.feature.parent_columns)
-                if not inside(failure.sample.get(column))
+                if failure.partition not in keys
             ]
         return check_result(self.key, outcome, elsewhere)
 
@@ -312,15 +337,18 @@ class FeatureAsset:
         if self.partitioning is None:
             return Scope()
         chosen = None if keys is None else frozenset(keys)
-        return Scope(self.partitioning.key, chosen, self.partitioning.follows_path)
+        found = self.partitioning
+        return Scope(found.key, chosen, found.follows_path, found.columns)
 
-    def _inside(self, keys: Sequence[str] | None) -> tuple[str, Callable[[Any], bool]] | None:
-        """The column that partitions are found by, and whether a value of it is in those of a run;
-        None where the run is about all."""
+    def _inside(
+        self, keys: Sequence[str] | None
+    ) -> tuple[Sequence[str], Callable[[Mapping[str, Any]], bool]] | None:
+        """The columns that partitions are found by, and whether a row is in those of a run; None
+        where the run is about all."""
         if self.partitioning is None or keys is None:
             return None
-        scope, column = self._scope(keys), self.partitioning.column
-        return column, lambda value: scope.covers(scope.key({column: value}))
+        scope = self._scope(keys)
+        return scope.columns, lambda row: scope.covers(scope.key(row))
 
     def _partition_events(
         self, instance: dg.DagsterInstance, outcome: Outcome
@@ -329,8 +357,8 @@ class FeatureAsset:
         are not known to Dagster: their run was killed, or the instance is new."""
         if self.partitioning is None:
             return
-        if self.partitioning.is_dynamic:
-            register_keys(instance, self.partitioning.dynamic_name, outcome.up_to_date)
+        for name, new in self.partitioning.dynamic_keys(outcome.up_to_date).items():
+            register_keys(instance, name, new)
         known = instance.get_materialized_partitions(self.key)
         for key in sorted(outcome.up_to_date):
             if key in outcome.partitions or key not in known:
@@ -338,4 +366,11 @@ class FeatureAsset:
 
     def _partition_event(self, key: str, outcome: Outcome) -> dg.AssetMaterialization:
         counts = outcome.partitions.get(key, Counts())
-        return dg.AssetMaterialization(self.key, partition=key, metadata=count_metadata(counts))
+        dimensions = self.partitioning.keys_by_dimension(key) if self.partitioning else {}
+        return dg.AssetMaterialization(
+            self.key,
+            partition=key,
+            metadata=count_metadata(counts),
+            # By these, Dagster knows the dimensions of a key.
+            tags={f"dagster/partition/{name}": own for name, own in dimensions.items()},
+        )

@@ -60,8 +60,8 @@ class ExternalAsset(FeatureAsset):
             spec = spec.merge_attributes(
                 metadata={"dagster/column_schema": column_schema(self.feature)}
             )
-            return mxd.metaxify(inject_column_schema=False)(spec)
-        return mxd.metaxify(spec)
+            return self._mapped(mxd.metaxify(inject_column_schema=False)(spec))
+        return super().spec()
 
     def assets_def(
         self,

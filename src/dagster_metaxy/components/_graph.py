@@ -20,6 +20,7 @@ import dagster as dg
 
 from dagster_metaxy.components._asset import FeatureAsset
 from dagster_metaxy.components._base import FeatureComponent
+from dagster_metaxy.components._partitions import partitioned
 from dagster_metaxy.declare._dagster import ResolutionException, definitions_in_python
 from dagster_metaxy.declare.errors import LocatedError, Position, did_you_mean
 from dagster_metaxy.declare.feature import (
@@ -270,7 +271,10 @@ def _register(
         }
     ordered: dict[str, FeatureAsset] = {}
     for key in _upstream_first(assets, owners):
-        ordered[key] = _completed(assets[key], ordered, typed)
+        try:
+            ordered[key] = _completed(assets[key], ordered, typed, owners[key])
+        except ResolutionException as error:
+            raise _Blamed(owners[key], error) from None
         typed[key] = ordered[key].feature
     with project.use():
         for key, asset in ordered.items():
@@ -287,21 +291,14 @@ def _register(
 
 
 def _completed(
-    asset: FeatureAsset, upstream: Mapping[str, FeatureAsset], features: Mapping[str, Feature]
+    asset: FeatureAsset,
+    upstream: Mapping[str, FeatureAsset],
+    features: Mapping[str, Feature],
+    owner: FeatureComponent,
 ) -> FeatureAsset:
     """`asset` with what it takes from its upstream: types of id columns, and partitions."""
-    feature = asset.feature.with_id_types(features)
-    partitioning = asset.partitioning
-    for key in feature.upstream:
-        above = upstream[key].partitioning if key in upstream else None
-        if (
-            partitioning is not None
-            and above is not None
-            and above.definition == partitioning.definition
-            and above.column in feature.id_columns
-        ):
-            partitioning = above
-    return replace(asset, runner=asset.runner.of(feature), partitioning=partitioning)
+    asset = replace(asset, runner=asset.runner.of(asset.feature.with_id_types(features)))
+    return partitioned(asset, upstream, features, owner)
 
 
 def _upstream_first(

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime, time, timezone
 from functools import lru_cache
 from typing import Annotated, Any, Literal
+from zoneinfo import ZoneInfo
 
 import dagster as dg
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, InstanceOf
+from pydantic.json_schema import SkipJsonSchema
 
 from dagster_metaxy.declare.schema import TEMPLATE, one_of, tagged, text_or
 
@@ -22,7 +24,30 @@ class _Partitions(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class _TimeWindow(_Partitions):
+Timezone = Annotated[
+    str | None,
+    Field(
+        description="Time zone of the windows; UTC if left out.",
+        examples=["UTC", "Europe/Paris"],
+    ),
+]
+EndOffset = Annotated[
+    int,
+    Field(
+        description="How many windows beyond the last complete one exist: 1 adds the one that is"
+        " still open.",
+        examples=[1],
+    ),
+]
+MinuteOffset = Annotated[
+    int, Field(ge=0, le=59, description="Minute at which a window starts.", examples=[30])
+]
+HourOffset = Annotated[
+    int, Field(ge=0, le=23, description="Hour at which a window starts.", examples=[6])
+]
+
+
+class _FromDate(_Partitions):
     start_date: str = Field(
         description="Start of the first partition: YYYY-MM-DD (hourly: YYYY-MM-DD-HH:MM).",
         examples=["2026-01-01"],
@@ -30,39 +55,80 @@ class _TimeWindow(_Partitions):
     end_date: str | None = Field(
         default=None, description="End of the last partition.", examples=["2026-12-31"]
     )
-    timezone: str | None = Field(
-        default=None, description="Time zone of the windows; UTC if left out.", examples=["UTC"]
-    )
-    end_offset: int = Field(
+    timezone: Timezone = None
+    end_offset: EndOffset = 0
+
+
+class Hourly(_FromDate):
+    """One partition per hour."""
+
+    type: Literal["hourly"] = Field(description="One partition per hour.", examples=["hourly"])
+    minute_offset: MinuteOffset = 0
+
+
+class Daily(_FromDate):
+    """One partition per day."""
+
+    type: Literal["daily"] = Field(description="One partition per day.", examples=["daily"])
+    minute_offset: MinuteOffset = 0
+    hour_offset: HourOffset = 0
+
+
+class Weekly(_FromDate):
+    """One partition per week."""
+
+    type: Literal["weekly"] = Field(description="One partition per week.", examples=["weekly"])
+    minute_offset: MinuteOffset = 0
+    hour_offset: HourOffset = 0
+    day_offset: int = Field(
         default=0,
-        description="How many windows beyond the last complete one exist: 1 adds the one that is"
-        " still open.",
+        ge=0,
+        le=6,
+        description="Day on which a week starts: 0 is Sunday.",
         examples=[1],
     )
 
 
-class Hourly(_TimeWindow):
-    """One partition per hour."""
-
-    type: Literal["hourly"] = Field(description="One partition per hour.", examples=["hourly"])
-
-
-class Daily(_TimeWindow):
-    """One partition per day."""
-
-    type: Literal["daily"] = Field(description="One partition per day.", examples=["daily"])
-
-
-class Weekly(_TimeWindow):
-    """One partition per week."""
-
-    type: Literal["weekly"] = Field(description="One partition per week.", examples=["weekly"])
-
-
-class Monthly(_TimeWindow):
+class Monthly(_FromDate):
     """One partition per month."""
 
     type: Literal["monthly"] = Field(description="One partition per month.", examples=["monthly"])
+    minute_offset: MinuteOffset = 0
+    hour_offset: HourOffset = 0
+    day_offset: int = Field(
+        default=1,
+        ge=1,
+        le=31,
+        description="Day of the month on which a window starts.",
+        examples=[15],
+    )
+
+
+class TimeWindow(_Partitions):
+    """One partition per window of a cron schedule."""
+
+    type: Literal["time_window"] = Field(
+        description="One partition per window of a cron schedule.", examples=["time_window"]
+    )
+    start: str = Field(
+        description="Start of the first partition, written as `fmt` says.",
+        examples=["2026-01-01-00"],
+    )
+    cron_schedule: str = Field(
+        description="When a window ends and the next one starts.", examples=["0 */6 * * *"]
+    )
+    fmt: str = Field(
+        description="How the start of a window is written as its partition key, as Python's"
+        " strftime spells it.",
+        examples=["%Y-%m-%d-%H"],
+    )
+    end: str | None = Field(
+        default=None,
+        description="End of the last partition, written as `fmt` says.",
+        examples=["2026-12-31-00"],
+    )
+    timezone: Timezone = None
+    end_offset: EndOffset = 0
 
 
 class Static(_Partitions):
@@ -70,7 +136,7 @@ class Static(_Partitions):
 
     type: Literal["static"] = Field(description="A fixed set of partitions.", examples=["static"])
     partition_keys: list[str] = Field(
-        description="The keys of the partitions.", examples=[["cam_a", "cam_b"]]
+        min_length=1, description="The keys of the partitions.", examples=[["cam_a", "cam_b"]]
     )
 
 
@@ -87,32 +153,65 @@ class Dynamic(_Partitions):
     )
 
 
+Dimension = Annotated[
+    Hourly | Daily | Weekly | Monthly | TimeWindow | Static | Dynamic, Field(discriminator="type")
+]
+"""What a dimension of `multi` partitions may be."""
+
+_DIMENSIONS: Mapping[str, type[BaseModel]] = {
+    "hourly": Hourly,
+    "daily": Daily,
+    "weekly": Weekly,
+    "monthly": Monthly,
+    "time_window": TimeWindow,
+    "static": Static,
+    "dynamic": Dynamic,
+}
+
+
+def _dimensions_schema(schema: dict[str, Any]) -> None:
+    schema["additionalProperties"] = text_or({"pattern": TEMPLATE}, tagged(_DIMENSIONS))
+
+
+class Multi(_Partitions):
+    """Partitions of two dimensions: one per pair of keys."""
+
+    type: Literal["multi"] = Field(
+        description="Two dimensions; one partition per pair of their keys.", examples=["multi"]
+    )
+    partitions_defs: dict[str, Dimension | SkipJsonSchema[InstanceOf[dg.PartitionsDefinition]]] = (
+        Field(
+            min_length=2,
+            max_length=2,
+            description="The two dimensions by name, each partitions of any other kind.",
+            examples=[
+                {
+                    "date": {"type": "daily", "start_date": "2026-01-01"},
+                    "camera": {"type": "static", "partition_keys": ["cam_a", "cam_b"]},
+                }
+            ],
+            json_schema_extra=_dimensions_schema,
+        )
+    )
+
+
 Partitions = Annotated[
-    Hourly | Daily | Weekly | Monthly | Static | Dynamic, Field(discriminator="type")
+    Hourly | Daily | Weekly | Monthly | TimeWindow | Static | Dynamic | Multi,
+    Field(discriminator="type"),
 ]
 """What a `partitions_def:` block may be."""
 
-PARTITIONS_SCHEMA = text_or(
-    {"pattern": TEMPLATE},
-    tagged(
-        {
-            "hourly": Hourly,
-            "daily": Daily,
-            "weekly": Weekly,
-            "monthly": Monthly,
-            "static": Static,
-            "dynamic": Dynamic,
-        }
-    ),
-)
+PARTITIONS_SCHEMA = text_or({"pattern": TEMPLATE}, tagged({**_DIMENSIONS, "multi": Multi}))
 
 _DEFINITIONS: Mapping[str, type[dg.PartitionsDefinition]] = {
     "hourly": dg.HourlyPartitionsDefinition,
     "daily": dg.DailyPartitionsDefinition,
     "weekly": dg.WeeklyPartitionsDefinition,
     "monthly": dg.MonthlyPartitionsDefinition,
+    "time_window": dg.TimeWindowPartitionsDefinition,
     "static": dg.StaticPartitionsDefinition,
     "dynamic": dg.DynamicPartitionsDefinition,
+    "multi": dg.MultiPartitionsDefinition,
 }
 
 
@@ -123,9 +222,12 @@ Locate = Callable[..., Exception]
 def _definition(locate: Locate, kind: str, options: Mapping[str, Any]) -> dg.PartitionsDefinition:
     options = {k: v for k, v in options.items() if v is not None}
     try:
-        return _DEFINITIONS[kind](**options)
+        definition = _DEFINITIONS[kind](**options)
     except Exception as error:
         raise locate(f"{kind} partitions: {error}") from None
+    if why := refusal(definition):
+        raise locate(f"{kind} partitions: {why}")
+    return definition
 
 
 def partitions_definition(
@@ -133,9 +235,46 @@ def partitions_definition(
 ) -> dg.PartitionsDefinition:
     """Dagster's definition of a `partitions_def:` block, or of what a template gave for it."""
     if isinstance(partitions, dg.PartitionsDefinition):
+        if isinstance(partitions, dg.DynamicPartitionsDefinition) and partitions.name is None:
+            raise locate("dynamic partitions need a name, under which their keys are registered")
         return partitions
+    if isinstance(partitions, Multi):
+        dimensions = {
+            name: partitions_definition(
+                # A default argument: the loop's variable will be another one.
+                lambda message, *path, name=name: locate(message, "partitions_defs", name, *path),
+                dimension,
+            )
+            for name, dimension in partitions.partitions_defs.items()
+        }
+        return _definition(locate, "multi", {"partitions_defs": dimensions})
     options = partitions.model_dump()
     return _definition(locate, options.pop("type"), options)
+
+
+def refusal(
+    definition: dg.PartitionsDefinition | None,
+    upstream: dg.PartitionsDefinition | None = None,
+    mapping: dg.PartitionMapping | None = None,
+) -> str | None:
+    """Why Dagster refuses partitions, by themselves or downstream of others; None if it does not.
+
+    Dagster says so only when it loads all definitions, without a place in the YAML.
+
+    Args:
+        definition: The partitions of an asset.
+        upstream: The partitions of an asset that it depends on.
+        mapping: Which of these its own depend on; Dagster's default if None.
+    """
+    dep = dg.AssetDep("upstream", partition_mapping=mapping)
+    above = dg.asset(name="upstream", partitions_def=upstream)(lambda: None)
+    below = dg.asset(name="downstream", partitions_def=definition, deps=[dep])(lambda: None)
+    try:
+        dg.Definitions.validate_loadable(dg.Definitions(assets=[above, below]))
+    except Exception as error:
+        why = str(error.__cause__ or error).removeprefix("Failure condition: ")
+        return why.split(". ")[0].rstrip(".")
+    return None
 
 
 class PartitionError(Exception):
@@ -152,14 +291,15 @@ class Partitioning:
 
     Attributes:
         definition: Dagster's definition.
-        column: The id column that the key is derived from.
-        key_of: The partition key of a value of that column.
+        columns: The columns that a sample's partition is found by: one, or of `multi` partitions
+            one for each dimension, in Dagster's order. Empty until they are known.
+        key_of: The partition key of values of these columns.
         follows_path: Whether the key is found in the path that the value was made from.
     """
 
     definition: dg.PartitionsDefinition
-    column: str
-    key_of: Callable[[Any], str] = str
+    columns: tuple[str, ...]
+    key_of: Callable[..., str] = str
     follows_path: bool = False
 
     def key(self, sample: Mapping[str, Any]) -> str:
@@ -168,34 +308,142 @@ class Partitioning:
         Raises:
             PartitionError: It belongs to none; the message says why.
         """
-        return self.key_of(sample[self.column])
+        return self.key_of(*(sample[column] for column in self.columns))
 
     @property
-    def is_dynamic(self) -> bool:
-        """Whether keys must be registered before they can be materialized."""
-        return isinstance(self.definition, dg.DynamicPartitionsDefinition)
+    def dimensions(self) -> Mapping[str, dg.PartitionsDefinition]:
+        """The definitions of `multi` partitions by name, in the order of `columns`; else none."""
+        if not isinstance(self.definition, dg.MultiPartitionsDefinition):
+            return {}
+        return {d.name: d.partitions_def for d in self.definition.partitions_defs}
 
-    @property
-    def dynamic_name(self) -> str:
-        """The name under which dynamic keys are registered."""
-        assert isinstance(self.definition, dg.DynamicPartitionsDefinition)
-        assert self.definition.name is not None
-        return self.definition.name
+    def keys_by_dimension(self, key: str) -> Mapping[str, str]:
+        """Of a key of `multi` partitions, that of each dimension; else nothing."""
+        if not isinstance(self.definition, dg.MultiPartitionsDefinition):
+            return {}
+        return self.definition.get_partition_key_from_str(key).keys_by_dimension
+
+    def dynamic_keys(self, keys: Iterable[str]) -> dict[str, set[str]]:
+        """The keys that must be registered before `keys` can be materialized, by name of the set."""
+        if isinstance(self.definition, dg.DynamicPartitionsDefinition):
+            return {str(self.definition.name): set(keys)}
+        names = {
+            dimension: str(definition.name)
+            for dimension, definition in self.dimensions.items()
+            if isinstance(definition, dg.DynamicPartitionsDefinition)
+        }
+        found: dict[str, set[str]] = {name: set() for name in names.values()}
+        for key in keys if names else ():
+            for dimension, own in self.keys_by_dimension(key).items():
+                if dimension in names:
+                    found[names[dimension]].add(own)
+        return found
 
 
-def keys_of(definition: dg.PartitionsDefinition) -> Callable[[Any], str]:
-    """How a value names a partition: by itself, where there is such a partition."""
+def partition_columns(
+    locate: Locate,
+    definition: dg.PartitionsDefinition,
+    partition_by: str | Mapping[str, str] | None,
+) -> tuple[str, ...]:
+    """The columns that `partition_by:` names, in the order of the dimensions; empty if left out."""
+    if partition_by is None:
+        return ()
+    if not isinstance(definition, dg.MultiPartitionsDefinition):
+        if not isinstance(partition_by, str):
+            raise locate("of partitions of one dimension, this is the name of one column")
+        return (partition_by,)
+    names = [dimension.name for dimension in definition.partitions_defs]
+    if isinstance(partition_by, str) or set(partition_by) != set(names):
+        example = ", ".join(f"{name}: column" for name in names)
+        raise locate(f"of multi partitions, this names a column for each dimension: {{{example}}}")
+    return tuple(partition_by[name] for name in names)
+
+
+def keys_of(definition: dg.PartitionsDefinition) -> Callable[..., str]:
+    """How values name a partition: by themselves, or the window that a time lies in.
+
+    Of `multi` partitions, the function takes a value for each dimension, in Dagster's order.
+    """
+    if isinstance(definition, dg.MultiPartitionsDefinition):
+        dimensions = {d.name: keys_of(d.partitions_def) for d in definition.partitions_defs}
+
+        def multi_key(*values: Any) -> str:
+            pairs = zip(dimensions.items(), values, strict=True)
+            return dg.MultiPartitionKey({name: key_of(value) for (name, key_of), value in pairs})
+
+        return multi_key
     if isinstance(definition, dg.DynamicPartitionsDefinition):
-        return str
+        return lambda value: dynamic_key(_text(value))
+    if isinstance(definition, dg.TimeWindowPartitionsDefinition):
+        return _window_keys(definition)
 
     @lru_cache(maxsize=100_000)
-    def key_of(value: Any) -> str:
-        key = str(value)
+    def static_key(value: Any) -> str:
+        key = _text(value)
         if not definition.has_partition_key(key):
             raise PartitionError(f"there is no partition {key!r}")
         return key
 
+    return static_key
+
+
+def _text(value: Any) -> str:
+    if value is None or value == "":
+        raise PartitionError("the column that names the partition is empty")
+    return str(value)
+
+
+def _window_keys(definition: dg.TimeWindowPartitionsDefinition) -> Callable[[Any], str]:
+    """The key of the window that a time lies in: a datetime, a date, or text that is one.
+
+    Text is taken in the definition's time zone unless it names one; datetimes without a zone are
+    UTC, as everywhere in columns. A day is in the window that starts on it, else in the one that its
+    midnight lies in.
+    """
+    zone = ZoneInfo(definition.timezone)
+
+    @lru_cache(maxsize=100_000)
+    def key_of(value: Any) -> str:
+        if value is None:
+            raise PartitionError("the column that names the partition is empty")
+        moment = value
+        if isinstance(value, str):
+            if definition.has_partition_key(value):
+                return value
+            moment = _time(value)
+        if not isinstance(moment, datetime):
+            key = moment.strftime(definition.fmt)
+            if (
+                definition.has_partition_key(key)
+                and definition.time_window_for_partition_key(key).start.date() == moment
+            ):
+                return key
+            moment = datetime.combine(moment, time())
+            moment = moment.replace(tzinfo=zone)
+        elif moment.tzinfo is None:
+            moment = moment.replace(tzinfo=zone if isinstance(value, str) else timezone.utc)
+        outside = PartitionError(f"no partition for {value}: it lies outside the windows")
+        if moment < definition.start:
+            raise outside
+        key = definition.get_partition_key_for_timestamp(moment.timestamp())
+        if not definition.has_partition_key(key):
+            raise outside
+        # Of a window that is excluded, Dagster gives the one before.
+        if definition.exclusions and moment >= definition.time_window_for_partition_key(key).end:
+            raise outside
+        return key
+
     return key_of
+
+
+def _time(text: str) -> date:
+    """A date or a datetime of text in ISO 8601."""
+    for parse in (date.fromisoformat, datetime.fromisoformat):
+        try:
+            return parse(text.replace("Z", "+00:00"))
+        except ValueError:
+            continue
+    raise PartitionError(f"{text!r} is neither a partition key nor a date in ISO 8601")
 
 
 class VideosDynamic(_Partitions):
@@ -217,9 +465,10 @@ class VideosStatic(Static):
     )
 
 
-class VideosDaily(Daily):
+class VideosDaily(_FromDate):
     """One partition per day, found in the path of each video."""
 
+    type: Literal["daily"] = Field(description="One partition per day.", examples=["daily"])
     end_offset: int = Field(
         default=1,
         description="How many days beyond the last complete one exist; with 1, today is there.",
@@ -288,7 +537,7 @@ def video_partitioning(locate: Locate, model: Any, *, name: str) -> Partitioning
     if model == "none":
         return None
     if model == "dynamic" or model.type == "dynamic":
-        return Partitioning(dg.DynamicPartitionsDefinition(name=name), "video_id", dynamic_key)
+        return Partitioning(dg.DynamicPartitionsDefinition(name=name), ("video_id",), dynamic_key)
     options = model.model_dump()
     kind = options.pop("type")
     pattern = _pattern(locate, options.pop("pattern"))
@@ -315,4 +564,4 @@ def video_partitioning(locate: Locate, model: Any, *, name: str) -> Partitioning
         return key
 
     key_of = static_key if kind == "static" else daily_key
-    return Partitioning(definition, "video_id", key_of, follows_path=True)
+    return Partitioning(definition, ("video_id",), key_of, follows_path=True)

@@ -96,11 +96,11 @@ def build_sensor(
             f"{len(compared.new)} new, {len(compared.changed)} changed and"
             f" {len(compared.vanished)} vanished of {len(listing.files)} videos"
         )
-        if partitioning is not None and partitioning.is_dynamic:
-            keys = register_keys(
-                context.instance, partitioning.dynamic_name, _surely_new(compared, partitioning)
-            )
-            found += f"; {len(keys)} partitions registered"
+        if partitioning is not None:
+            new = partitioning.dynamic_keys(_surely_new(compared, partitioning))
+            for name, keys in new.items():
+                added = register_keys(context.instance, name, keys)
+                found += f"; {len(added)} partitions registered"
         context.log.info(found)
         runs = cursor["runs"] + 1
         # The digest alone would not do: a collection may return to a former state.

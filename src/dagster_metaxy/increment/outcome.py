@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import traceback
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 _PACKAGE = __name__.partition(".")[0]
@@ -33,12 +33,14 @@ class FailedSample:
         error: Name of the exception's class.
         message: The exception's message.
         where: File and line of a compute that raised it; empty where the message says it all.
+        partition: The key of the partition that it belongs to, if any.
     """
 
     sample: Mapping[str, Any]
     error: str
     message: str
     where: str = ""
+    partition: str | None = None
 
     @classmethod
     def of(cls, sample: Mapping[str, Any], error: Exception) -> FailedSample:
@@ -113,7 +115,7 @@ class Outcome:
 
     def fail(self, failure: FailedSample, partition: str | None) -> None:
         """Remember a failed sample."""
-        self.failed.append(failure)
+        self.failed.append(replace(failure, partition=partition))
         self.count("failed", partition)
 
     def is_first(self, failure: FailedSample) -> bool:

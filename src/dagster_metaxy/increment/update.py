@@ -42,11 +42,13 @@ class Scope:
         key_of: The partition key of a sample; None where the feature is not partitioned.
         keys: Only samples of these partitions; None for all.
         follows_path: Whether the key is found in a path that ids were made from.
+        columns: The columns of a sample that the key is found by.
     """
 
     key_of: Callable[[Sample], str] | None = None
     keys: Collection[str] | None = None
     follows_path: bool = False
+    columns: Sequence[str] = ()
 
     def key(self, sample: Sample) -> str | None:
         """The partition key of a sample; none where it belongs to no partition."""
@@ -68,6 +70,7 @@ class Task:
         samples: The columns that the compute sees; several only where the feature aggregates.
         ids: Values of the parent columns.
         partition: The partition key, if any.
+        told_by: The columns that the partition is found by, which are columns of the rows, too.
         stale: Whether rows of an older version are there.
         provenance: The version that the rows will have.
         provenance_by_field: The same, field by field.
@@ -76,6 +79,7 @@ class Task:
     samples: Sequence[Sample]
     ids: tuple[Any, ...]
     partition: str | None
+    told_by: Mapping[str, Any]
     stale: bool
     provenance: str
     provenance_by_field: Mapping[str, str]
@@ -165,6 +169,12 @@ class Update:
         self, store: mx.MetadataStore, scope: Scope, runtime: Runtime, outcome: Outcome
     ) -> None:
         increment = store.resolve_update(self.feature.key).to_polars()
+        if unseen := [c for c in scope.columns if c not in increment.new.columns]:
+            seen = [c for c in increment.new.columns if not stores.is_system(c)]
+            raise UpdateError(
+                f"{self.feature.key}: partition_by names {unseen[0]!r}, which is no column of the"
+                f" upstream samples; they have: {', '.join(seen)}"
+            )
         known = self._known(store, increment.new)
         tasks = list(self._tasks(increment, known, scope, outcome))
         for task in tasks:
@@ -233,12 +243,23 @@ class Update:
                 samples = [
                     {c: v for c, v in row.items() if not stores.is_system(c)} for row in rows
                 ]
+                told_by = {c: samples[0][c] for c in scope.columns}
+                if several := _differing(samples, told_by):
+                    if scope.keys is None:
+                        outcome.fail(
+                            FailedSample(
+                                dict(zip(parents, ids, strict=True)), "PartitionError", several
+                            ),
+                            None,
+                        )
+                    continue
                 partition = scope.key(samples[0])
                 if scope.covers(partition):
                     yield Task(
                         samples=samples,
                         ids=ids,
                         partition=partition,
+                        told_by=told_by,
                         stale=stale or ids in known,
                         provenance=rows[0][stores.PROVENANCE],
                         provenance_by_field=rows[0][stores.PROVENANCE_BY_FIELD],
@@ -348,9 +369,10 @@ class Update:
         kept: set[tuple[Any, ...]] = set()
         for dep in self.feature.deps:
             kept |= stores.stranded(store, dep["feature"], parents, dep.get("rename"))
+        stored = self._stored(store, scope, orphaned)
         gone = {}
         for ids in orphaned - kept:
-            partition = scope.key(dict(zip(parents, ids, strict=True)))
+            partition = scope.key({**stored.get(ids, {}), **dict(zip(parents, ids, strict=True))})
             if scope.covers(partition):
                 gone[ids] = partition
         if unsure := len(orphaned & kept):
@@ -373,15 +395,30 @@ class Update:
                 older=bool(known),
             )
 
+    def _stored(
+        self, store: mx.MetadataStore, scope: Scope, orphaned: set[tuple[Any, ...]]
+    ) -> Mapping[tuple[Any, ...], Sample]:
+        """By the ids of orphaned samples, the columns that their partitions are found by, where
+        these are other ones than the ids."""
+        parents = self.feature.parent_columns
+        further = [c for c in dict.fromkeys(scope.columns) if c not in parents]
+        rows = stores.read(store, self.feature.key, with_feature_history=True) if further else None
+        if rows is None:
+            return {}
+        found = {}
+        # Rows from before the columns were declared do not have them.
+        kept = [c for c in (*parents, *further) if c in rows.columns]
+        for row in rows.select(kept).iter_rows(named=True):
+            if (ids := tuple(row[c] for c in parents)) in orphaned:
+                found[ids] = {c: row.get(c) for c in further}
+        return found
+
     def _settle(self, store: mx.MetadataStore, scope: Scope, outcome: Outcome) -> None:
         """Find the partitions in which nothing is left to do."""
         if scope.key_of is None:
             return
-        # The first upstream says which samples there are.
-        dep = self.feature.deps[0]
-        samples = stores.read(store, dep["feature"])
+        samples = self._samples(store, scope)
         if samples is not None:
-            samples = samples.rename(dict(dep.get("rename") or {}))
             outcome.settle(
                 {
                     key
@@ -389,6 +426,27 @@ class Update:
                     if scope.covers(key := scope.key(row))
                 }
             )
+
+    def _samples(self, store: mx.MetadataStore, scope: Scope) -> pl.DataFrame | None:
+        """The samples that there are, with the columns that partitions are found by."""
+        # The first upstream that has the columns, since of some of its samples no row may be made.
+        for dep in self.feature.deps:
+            samples = stores.read(store, dep["feature"])
+            if samples is not None:
+                samples = samples.rename(dict(dep.get("rename") or {}))
+                if set(scope.columns) <= set(samples.columns):
+                    return samples
+        return stores.read(store, self.feature.key)
+
+
+def _differing(samples: Sequence[Sample], told_by: Mapping[str, Any]) -> str | None:
+    """Why a group of samples belongs to no single partition; None if it does."""
+    for column, value in told_by.items():
+        if any(sample[column] != value for sample in samples):
+            values = sorted({str(sample[column]) for sample in samples})
+            shown = ", ".join(values[:5]) + (", ..." if len(values) > 5 else "")
+            return f"its samples differ in {column!r}, by which partitions are found: {shown}"
+    return None
 
 
 @dataclass(frozen=True)
@@ -461,15 +519,18 @@ class _Caller:
     def _checked(self, task: Task, returned: Sequence[Any]) -> Rows:
         feature = self.update.feature
         ids = self.update.name(task)
+        given = {**task.told_by, **ids}
+        given = check_row({name: feature.columns[name] for name in given}, given)
         rows = []
         for row in returned:
             checked = check_row(
-                feature.columns, {**ids, **row} if isinstance(row, Mapping) else row
+                feature.columns, {**given, **row} if isinstance(row, Mapping) else row
             )
-            if differing := [c for c in ids if checked[c] != ids[c]]:
+            if differing := [c for c in given if checked[c] != given[c]]:
+                name = differing[0]
                 raise RowShapeError(
-                    f"the compute returned {checked[differing[0]]!r} as {differing[0]!r}, which"
-                    " names another sample"
+                    f"the compute returned {checked[name]!r} as {name!r}, which names another "
+                    + ("sample" if name in ids else f"partition than the sample's, {given[name]!r}")
                 )
             checked[stores.PROVENANCE] = task.provenance
             checked[stores.PROVENANCE_BY_FIELD] = task.provenance_by_field

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
+from operator import and_, or_
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -15,6 +17,7 @@ from dagster_metaxy.increment.store import is_system
 
 if TYPE_CHECKING:
     import metaxy as mx
+    import narwhals as nw
 
 CHECK_NAME = "no_failed_samples"
 PREVIEW_ROWS = 5
@@ -33,16 +36,15 @@ def count_metadata(counts: Counts) -> dict[str, Any]:
 
 def failed_table(failed: Sequence[FailedSample]) -> dg.TableMetadataValue:
     """The failed samples with their errors, the first hundred of them."""
+    names = ["sample", "error", "message", "where"]
+    if any(f.partition for f in failed):
+        names.append("partition")
+    rows = [
+        (f.name, f.error, f.message, f.where, str(f.partition or "")) for f in failed[:FAILED_SHOWN]
+    ]
     return dg.MetadataValue.table(
-        records=[
-            dg.TableRecord(
-                {"sample": f.name, "error": f.error, "message": f.message, "where": f.where}
-            )
-            for f in failed[:FAILED_SHOWN]
-        ],
-        schema=dg.TableSchema(
-            [dg.TableColumn(name, "string") for name in ("sample", "error", "message", "where")]
-        ),
+        records=[dg.TableRecord(dict(zip(names, row, strict=False))) for row in rows],
+        schema=dg.TableSchema([dg.TableColumn(name, "string") for name in names]),
     )
 
 
@@ -73,21 +75,20 @@ def column_schema(feature: Feature) -> dg.TableSchema:
 def rows_metadata(
     store: mx.MetadataStore,
     feature: Feature,
-    of_partitions: tuple[str, Callable[[Any], bool]] | None = None,
+    of_partitions: tuple[Sequence[str], Callable[[Mapping[str, Any]], bool]] | None = None,
 ) -> tuple[dict[str, Any], str]:
     """What the store has of a feature, and its data version.
 
     Args:
         store: The store, closed.
         feature: The feature.
-        of_partitions: For a run of some partitions: the column that partitions are found by, and
-            whether a value of it is in them.
+        of_partitions: For a run of some partitions: the columns that partitions are found by, and
+            whether a row's values of them are in these.
 
     Returns:
         The metadata, and a data version that changes when rows do.
     """
     import metaxy.ext.dagster as mxd
-    import narwhals as nw
 
     with store.open("r"):
         if not store.has_feature(feature.key, check_fallback=True):
@@ -96,17 +97,34 @@ def rows_metadata(
         stats = mxd.compute_stats_from_lazy_frame(rows)
         metadata: dict[str, Any] = {"dagster/row_count": stats.row_count}
         if of_partitions is not None:
-            column, inside = of_partitions
-            values = rows.select(column).collect().get_column(column).unique().to_list()
-            rows = rows.filter(nw.col(column).is_in([v for v in values if inside(v)]))
-            count = rows.select(nw.len()).collect().item(0, 0)
-            metadata["dagster/partition_row_count"] = count
+            metadata["dagster/partition_row_count"], rows = _slice(rows, *of_partitions)
         there = rows.collect_schema().names()
         shown = [c for c in feature.columns or there if c in there and not is_system(c)]
         metadata["preview"] = mxd.build_table_preview_metadata(
             rows.select(shown), column_schema(feature), n_rows=PREVIEW_ROWS
         )
     return metadata, stats.data_version.value
+
+
+def _slice(
+    rows: nw.LazyFrame[Any], columns: Sequence[str], inside: Callable[[Mapping[str, Any]], bool]
+) -> tuple[int, nw.LazyFrame[Any]]:
+    """How many rows are in some partitions, and enough of them for a preview."""
+    import narwhals as nw
+
+    columns = list(dict.fromkeys(columns))
+    if not set(columns) <= set(rows.collect_schema().names()):  # declared since
+        return 0, rows.head(0)
+    counts = rows.group_by(columns).agg(nw.len().alias("metaxy_count")).collect()
+    found = [values for values in counts.iter_rows(named=True) if inside(values)]
+    if not found:
+        return 0, rows.head(0)
+    # Each has a row at least: a condition on all of them could be too long for an engine.
+    shown = [
+        reduce(and_, (nw.col(column) == values[column] for column in columns))
+        for values in found[:PREVIEW_ROWS]
+    ]
+    return sum(values["metaxy_count"] for values in found), rows.filter(reduce(or_, shown))
 
 
 def check_result(
@@ -150,6 +168,7 @@ def failed_before(
             str(r.data["error"]),
             str(r.data["message"]),
             str(r.data.get("where", "")),
+            str(r.data.get("partition", "")) or None,
         )
         for r in table.records
     ]

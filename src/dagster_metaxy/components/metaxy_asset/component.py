@@ -26,11 +26,13 @@ from dagster_metaxy.declare.feature import (
     identity,
     registered_keys,
 )
+from dagster_metaxy.declare.mappings import MAPPING_SCHEMA, AnyMapping, partition_mapping
 from dagster_metaxy.declare.partitions import (
     PARTITIONS_SCHEMA,
     Partitioning,
     Partitions,
     keys_of,
+    partition_columns,
     partitions_definition,
 )
 from dagster_metaxy.declare.project import CONFIG_FILE
@@ -183,6 +185,11 @@ class FieldsMappingModel(_Strict):
         }
 
 
+def _mapping_schema(schema: dict[str, Any]) -> None:
+    schema.pop("anyOf", None)
+    schema.update({"if": {"type": "null"}, "else": MAPPING_SCHEMA})
+
+
 class DepModel(_Strict):
     """A dependency in full."""
 
@@ -220,6 +227,15 @@ class DepModel(_Strict):
         description="Which upstream fields a field depends on, where its own `deps` do not say so:"
         " those of the same name, else all (`default`); `all`; `none`; or a mapping.",
         examples=["all", {"match_suffix": True}],
+    )
+    partition_mapping: AnyMapping | None = Field(
+        default=None,
+        description="Which partitions of the upstream asset those of this one depend on: `identity`,"
+        " `all`, `last`, `time_window`, `multi_to_single`, or type and options; a template may give a"
+        " `dg.PartitionMapping`. Dagster's default if left out. It is for Dagster's automation and"
+        " backfills: samples are found by `partition_by` in any case.",
+        examples=["all", {"type": "time_window", "start_offset": -1}],
+        json_schema_extra=_mapping_schema,
     )
 
     @model_validator(mode="after")
@@ -324,7 +340,8 @@ class MetaxyAssetComponent(FeatureComponent):
         ),
     ] = None
     deps: Annotated[
-        list[DepModel] | None,
+        # Hidden from Dagster, which takes no mapping in nested models.
+        list[Annotated[DepModel, Field()]] | None,
         structured(
             {"items": text_or(_ANY_TEXT, model_schema(DepModel))},
             "array",
@@ -463,10 +480,29 @@ class MetaxyAssetComponent(FeatureComponent):
             {"if": {"type": "null"}, "else": PARTITIONS_SCHEMA},
             "object",
             nullable=True,
-            description="How the asset is partitioned. A sample belongs to the partition that its"
-            " upstream sample belongs to where both are partitioned alike, else to the one that its"
-            " first id column names.",
-            examples=[{"type": "dynamic", "name": "clips"}],
+            description="How the asset is partitioned; `partition_by` says which partition a sample"
+            " belongs to.",
+            examples=[
+                {"type": "dynamic", "name": "clips"},
+                {"type": "daily", "start_date": "2026-01-01", "end_offset": 1},
+            ],
+        ),
+    ] = None
+    partition_by: Annotated[
+        str | dict[str, str] | None,
+        structured(
+            {},
+            "string",
+            "object",
+            nullable=True,
+            description="The column that says which partition a sample belongs to: any column that"
+            " the compute sees; of multi partitions, one for each dimension. It becomes a column of"
+            " this feature, too, and is filled in. A text is the partition key, or, for time windows,"
+            " a date or time in ISO 8601; a date or datetime lies in a window, by the time zone of"
+            " the partitions. A sample where it is null, or lies in no window, is computed by runs"
+            " over all partitions only. If left out: as upstream, where that is partitioned alike;"
+            " else the columns named like the dimensions of multi partitions, or the first id column.",
+            examples=["recorded_on", {"date": "recorded_on", "camera": "camera"}],
         ),
     ] = None
 
@@ -521,20 +557,18 @@ class MetaxyAssetComponent(FeatureComponent):
             feature = self._declared_feature()
         else:
             feature = self._known_feature()
-        partitioning = None
-        if self.partitions_def is not None:
-            definition = partitions_definition(
-                lambda message, *path: self.error(message, "partitions_def", *path),
-                self.partitions_def,
-            )
-            partitioning = Partitioning(definition, feature.parent_columns[0], keys_of(definition))
         description = self.description or feature.description
         asset = ExternalAsset if self.external else FeatureAsset
         return [
             asset(
                 self._runner(feature, project_root),
                 store=self.store,
-                partitioning=partitioning,
+                partitioning=self._partitioning(),
+                partition_mappings={
+                    dep.feature: partition_mapping(dep.partition_mapping)
+                    for dep in self.deps or ()
+                    if dep.partition_mapping is not None
+                },
                 attributes=self.asset_attributes(description=description),
                 metadata=self.metadata,
                 source=self.compute,
@@ -634,6 +668,19 @@ class MetaxyAssetComponent(FeatureComponent):
                 "version_columns",
             )
         return given
+
+    def _partitioning(self) -> Partitioning | None:
+        if self.partitions_def is None:
+            if self.partition_by is not None:
+                raise self.error("partition_by needs partitions_def", "partition_by")
+            return None
+        definition = partitions_definition(
+            lambda message, *path: self.error(message, "partitions_def", *path), self.partitions_def
+        )
+        columns = partition_columns(
+            lambda message: self.error(message, "partition_by"), definition, self.partition_by
+        )
+        return Partitioning(definition, columns, keys_of(definition))
 
     def _field(self, field: FieldModel) -> dict[str, Any]:
         spec = field.spec()
