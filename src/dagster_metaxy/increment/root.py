@@ -116,7 +116,9 @@ class Root:
                 ) from error
             except ColumnError as error:
                 # What is known of it, to find its partition.
-                partition = scope.key({**returned, **rows.pop(ids, {})})
+                partition = scope.key(
+                    {**dict.fromkeys(scope.columns), **returned, **rows.pop(ids, {})}
+                )
                 kept.add(ids)
                 if scope.covers(partition):
                     failure = FailedSample(named, type(error).__name__, str(error))
@@ -192,7 +194,9 @@ class Root:
         history = stores.read(store, self.feature.key, with_feature_history=True)
         found = {}
         for row in () if history is None else history.iter_rows(named=True):
-            if scope.covers(partition := scope.key(row)):
+            # Rows from before the columns were declared do not have them.
+            partition = scope.key({**dict.fromkeys(scope.columns), **row})
+            if scope.covers(partition):
                 found[self._ids(row)] = partition
         return found
 
