@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -166,6 +167,32 @@ def test_what_is_recomputed(home: Home) -> None:
 
     # A partition by itself, as a user names it.
     home.dg("launch", "--assets", "clips/frames", "--partition", "bikes")
+
+
+def test_every_wrong_component_is_told_by_check_defs(home: Home) -> None:
+    defs = home.root / "src/demo/defs"
+    for name, old, new in (
+        ("brightness", ".compute.brightness", "'{{ nope }}'"),
+        ("loudness", "compute: .compute.loudness", "compute: .compute.loud"),
+        ("clips", "every_seconds: 1", "every_seconds: '{{ env.NO_SUCH }}'"),
+    ):
+        file = defs / name / "defs.yaml"
+        assert old in file.read_text(), name
+        file.write_text(file.read_text().replace(old, new))
+    # One instance of each type is looked at, and none of the three mistakes is one of the schema.
+    assert "validated successfully" in home.dg("check", "yaml")
+    printed = home.dg("check", "defs", ok=False)
+    told = dict(re.findall(r"\S+/defs/(\S+\.yaml:\d+:\d+): (.*)", printed))
+    assert told.pop("brightness/defs.yaml:16:12").startswith(
+        "compute: the template fails: 'nope' not found in scope"
+    )
+    assert told.pop("loudness/defs.yaml:17:12").endswith(
+        "loudness/compute.py has no function 'loud'; it has: loudness."
+    )
+    assert told == {
+        "clips/defs.yaml:10:22": "steps.0.every_seconds: the environment variable NO_SUCH is not set;"
+        " set it, or give a default: {{ env('NO_SUCH', 'default') }}"
+    }
 
 
 def _get(url: str) -> bytes:
