@@ -196,16 +196,15 @@ def _register(
 
     ordered: dict[str, FeatureAsset] = {}
     for key in _upstream_first(assets, owners):
-        try:
-            ordered[key] = _completed(assets[key], ordered, owners[key])
-        except ResolutionException as error:
-            raise _Blamed(owners[key], error) from None
+        ordered[key] = _typed(assets[key], ordered)
     typed = {key: asset.feature for key, asset in ordered.items()}
     with project.use():
         for key, asset in ordered.items():
             owner = owners[key]
             try:
                 _check_upstream(asset.feature, typed, owner, project, broken)
+                ordered[key] = asset = partitioned(asset, ordered, owner)
+                typed[key] = asset.feature
                 asset.feature.register(project.name)
             except ResolutionException as error:
                 raise _Blamed(owner, error) from None
@@ -215,13 +214,10 @@ def _register(
     return ProjectFeatures(project, ordered, owners)
 
 
-def _completed(
-    asset: FeatureAsset, upstream: Mapping[str, FeatureAsset], owner: FeatureComponent
-) -> FeatureAsset:
-    """`asset` with what it takes from its upstream: types of id columns, and partitions."""
+def _typed(asset: FeatureAsset, upstream: Mapping[str, FeatureAsset]) -> FeatureAsset:
+    """`asset` with the types of its id columns, which it takes from its upstream."""
     feature = asset.feature.with_id_types({key: a.feature for key, a in upstream.items()})
-    asset = replace(asset, runner=asset.runner.of(feature))
-    return partitioned(asset, upstream, owner)
+    return replace(asset, runner=asset.runner.of(feature))
 
 
 def _upstream_first(
