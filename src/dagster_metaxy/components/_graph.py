@@ -271,16 +271,16 @@ def _register(
         }
     ordered: dict[str, FeatureAsset] = {}
     for key in _upstream_first(assets, owners):
-        try:
-            ordered[key] = _completed(assets[key], ordered, typed, owners[key])
-        except ResolutionException as error:
-            raise _Blamed(owners[key], error) from None
-        typed[key] = ordered[key].feature
+        feature = assets[key].feature.with_id_types(typed)
+        ordered[key] = replace(assets[key], runner=assets[key].runner.of(feature))
+        typed[key] = feature
     with project.use():
         for key, asset in ordered.items():
             owner = owners[key]
             try:
                 _check_upstream(asset.feature, typed, owner, project, wrong)
+                ordered[key] = asset = partitioned(asset, ordered, typed, owner)
+                typed[key] = asset.feature
                 asset.feature.register(project.name)
             except ResolutionException as error:
                 raise _Blamed(owner, error) from None
@@ -288,17 +288,6 @@ def _register(
                 message = f"feature {key!r}: {error}"
                 raise _Blamed(owner, owner.error(message, owner.key_attribute)) from None
     return ProjectFeatures(project, ordered, owners)
-
-
-def _completed(
-    asset: FeatureAsset,
-    upstream: Mapping[str, FeatureAsset],
-    features: Mapping[str, Feature],
-    owner: FeatureComponent,
-) -> FeatureAsset:
-    """`asset` with what it takes from its upstream: types of id columns, and partitions."""
-    asset = replace(asset, runner=asset.runner.of(asset.feature.with_id_types(features)))
-    return partitioned(asset, upstream, features, owner)
 
 
 def _upstream_first(

@@ -367,6 +367,7 @@ def keys_of(definition: dg.PartitionsDefinition) -> Callable[..., str]:
     if isinstance(definition, dg.MultiPartitionsDefinition):
         dimensions = {d.name: keys_of(d.partitions_def) for d in definition.partitions_defs}
 
+        @lru_cache(maxsize=100_000)
         def multi_key(*values: Any) -> str:
             pairs = zip(dimensions.items(), values, strict=True)
             return dg.MultiPartitionKey({name: key_of(value) for (name, key_of), value in pairs})
@@ -403,6 +404,13 @@ def _window_keys(definition: dg.TimeWindowPartitionsDefinition) -> Callable[[Any
     zone = ZoneInfo(definition.timezone)
 
     @lru_cache(maxsize=100_000)
+    def there(key: str) -> str:
+        # An exception is not remembered: a window that does not exist yet may later.
+        if not definition.has_partition_key(key):
+            raise PartitionError(f"no partition {key}: it lies outside the windows")
+        return key
+
+    @lru_cache(maxsize=100_000)
     def key_of(value: Any) -> str:
         if value is None:
             raise PartitionError("the column that names the partition is empty")
@@ -422,15 +430,12 @@ def _window_keys(definition: dg.TimeWindowPartitionsDefinition) -> Callable[[Any
             moment = moment.replace(tzinfo=zone)
         elif moment.tzinfo is None:
             moment = moment.replace(tzinfo=zone if isinstance(value, str) else timezone.utc)
-        outside = PartitionError(f"no partition for {value}: it lies outside the windows")
         if moment < definition.start:
-            raise outside
-        key = definition.get_partition_key_for_timestamp(moment.timestamp())
-        if not definition.has_partition_key(key):
-            raise outside
+            raise PartitionError(f"no partition for {value}: it lies before the first")
+        key = there(definition.get_partition_key_for_timestamp(moment.timestamp()))
         # Of a window that is excluded, Dagster gives the one before.
         if definition.exclusions and moment >= definition.time_window_for_partition_key(key).end:
-            raise outside
+            raise PartitionError(f"no partition for {value}: its window is excluded")
         return key
 
     return key_of

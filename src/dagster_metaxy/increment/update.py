@@ -418,13 +418,20 @@ class Update:
         if scope.key_of is None:
             return
         samples = self._samples(store, scope)
-        if samples is not None:
-            outcome.settle(
-                {
-                    key
-                    for row in samples.iter_rows(named=True)
-                    if scope.covers(key := scope.key(row))
-                }
+        if samples is None:
+            return
+        keys = set()
+        outside: list[str] = []
+        for row in samples.iter_rows(named=True):
+            try:
+                keys.add(scope.key_of(row))
+            except PartitionError as error:
+                outside.append(str(error))
+        outcome.settle([key for key in keys if scope.covers(key)])
+        if outside and scope.keys is None:
+            outcome.notes.append(
+                f"{len(outside)} samples belong to no partition, so that only runs over all compute"
+                f" them: {outside[0]}"
             )
 
     def _samples(self, store: mx.MetadataStore, scope: Scope) -> pl.DataFrame | None:

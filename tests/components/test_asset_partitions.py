@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -13,6 +14,15 @@ import pytest
 from backfills import backfill
 from metaxy.metadata_store.system import SystemTableStorage
 from projects import Project
+
+from dagster_metaxy import MetaxyAssetComponent
+from dagster_metaxy.components._asset import FeatureAsset
+from dagster_metaxy.components._partitions import partitioned
+from dagster_metaxy.declare.columns import Column
+from dagster_metaxy.declare.feature import Feature
+from dagster_metaxy.declare.partitions import Partitioning, keys_of
+from dagster_metaxy.increment.compute import Compute
+from dagster_metaxy.increment.update import Update
 
 pytestmark = pytest.mark.filterwarnings("ignore:no component declares")
 
@@ -196,6 +206,8 @@ class TestDaily:
         daily.run()
         assert daily.computed == {"a", "b", "c", "d", "none", "outside"}
         assert daily.green == {"2026-01-01", "2026-01-02", "2026-01-04"}
+        notes = daily.project.metadata("t/sizes")["notes"]
+        assert "2 samples belong to no partition" in notes
 
     def test_the_column_is_of_this_feature_too(self, daily: Shots) -> None:
         daily.run()
@@ -628,7 +640,7 @@ DYNAMIC = "partitions_def: {type: dynamic, name: n}"
         (
             ('partitions_def: {type: daily, start_date: "2026-01-01", minute_offset: 75}',),
             "partitions_def",
-            "partitions_def.minute_offset: Input should be less than or equal to 59",
+            "partitions_def.minute_offset: must be less than or equal to 59",
         ),
         (
             ('partitions_def: {type: daily, start_date: "2026-01-01", timezone: Mars/X}',),
@@ -660,6 +672,47 @@ def test_wrong_partitions(
 
 
 STATIC = "partitions_def: {type: static, partition_keys: [x, y]}"
+
+
+def test_a_misspelt_upstream_is_named_first(shots: Shots) -> None:
+    shots.sizes(DAILY, "deps: [t/shot]", "partition_by: day")
+    assert "no feature 't/shot' is declared. Did you mean 't/shots'?" in error(shots)
+
+
+def test_the_columns_of_an_upstream_that_is_produced_elsewhere(shots: Shots) -> None:
+    shots.put({"shot": "a", "day": day(1)}, {"shot": "b", "day": day(2)})
+    columns = "columns: {double: int, on_day: date}"
+    shots.sizes(DAILY, "deps: [t/raw]", "partition_by: on_day", columns)
+    with pytest.raises(dg.Failure, match="'on_day', which is no column of the upstream samples"):
+        shots.run("2026-01-02")
+    columns = "columns: {double: int, day: date}"
+    shots.sizes(DAILY, "deps: [t/raw]", "partition_by: day", columns)
+    shots.run("2026-01-02")
+    assert shots.project.rows("t/sizes").select("shot", "day").rows() == [("b", day(2))]
+
+
+def test_a_feature_without_upstream_has_the_column_itself(tmp_path: Path) -> None:
+    days = dg.DailyPartitionsDefinition("2026-01-01")
+    columns = {"doc": Column("str"), "day": Column("date")}
+
+    def root(column: str | None) -> FeatureAsset:
+        update = Update(Feature("t/root", ("doc",), columns), Compute(dict), tmp_path)
+        names = (column,) if column else ()
+        asset = FeatureAsset(update, partitioning=Partitioning(days, names, keys_of(days)))
+        return partitioned(asset, {}, owner)
+
+    owner = MetaxyAssetComponent(
+        feature="t/root", id_columns=["doc"], columns={}, deps=[], compute=dict
+    )
+    found = root("day").partitioning
+    assert found is not None
+    assert found.key({"doc": "a", "day": day(3)}) == "2026-01-03"
+    assert dict(root("day").feature.columns) == columns
+    default = root(None).partitioning
+    assert default is not None
+    assert default.columns == ("doc",)
+    with pytest.raises(Exception, match="'t/root' has no column 'dya'; it has: doc, day"):
+        root("dya")
 
 
 class TestMappings:
