@@ -351,10 +351,10 @@ def _check_lineage(
             )
     elif relationship["type"] == EXPANSION:
         on = set(relationship["on"])
-        if on != above or not on < ids:
+        if on != above or ids <= on:
             raise owner.error(
                 f"{names}, {theirs}: an expansion is `on` all id columns of the upstream, and its"
-                " samples have further ones",
+                " samples have further ones, or ones of their own",
                 *where,
             )
     elif above != parents:

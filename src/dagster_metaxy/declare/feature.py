@@ -48,8 +48,8 @@ class Feature:
     Attributes:
         key: The feature key, parts joined by slashes.
         id_columns: The columns that name a sample.
-        columns: All columns that a row holds, id columns included. An id column that is not
-            listed takes its type from the upstream feature.
+        columns: All columns that a row holds, id columns included, and those that name the parent.
+            Of these, one that is not listed takes its type from the upstream feature.
         fields: Fields in the plain shape of Metaxy's `FieldSpec`.
         deps: Dependencies in the plain shape of Metaxy's `FeatureDep`.
         description: What a sample of this feature is.
@@ -90,9 +90,11 @@ class Feature:
         return self.expansion or self.id_columns
 
     def with_id_types(self, known: Mapping[str, Feature]) -> Feature:
-        """This feature with all id columns typed: as declared, else as upstream, else `str`."""
+        """This feature with all id columns, and those that name the parent, typed: as declared, else
+        as upstream, else `str`."""
         columns = dict(self.columns)
-        for name in self.id_columns:
+        named = dict.fromkeys((*self.id_columns, *self.parent_columns))
+        for name in named:
             if name not in columns:
                 upstream = (
                     {dep.get("rename", {}).get(c, c): t for c, t in known[key].columns.items()}
@@ -100,7 +102,7 @@ class Feature:
                     if (key := dep["feature"]) in known
                 )
                 columns[name] = next((c[name] for c in upstream if name in c), Column("str"))
-        ids = {name: columns.pop(name) for name in self.id_columns}
+        ids = {name: columns.pop(name) for name in named}
         return replace(self, columns={**ids, **columns})
 
     def spec(self) -> mx.FeatureSpec:

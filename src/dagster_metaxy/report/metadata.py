@@ -83,7 +83,9 @@ def outcome_metadata(
     with store.open("r"):
         if store.has_feature(feature.key):
             rows = store.read(feature.key)
-            stats = mxd.compute_stats_from_lazy_frame(rows)
+            # In memory: SQL engines cannot average times, which is what Metaxy's data version is.
+            times = rows.select("metaxy_created_at").collect().to_polars().lazy()
+            stats = mxd.compute_stats_from_lazy_frame(nw.from_native(times))
             metadata["dagster/row_count"] = stats.row_count
             data_version = stats.data_version.value
             if of_partitions is not None:
@@ -92,6 +94,9 @@ def outcome_metadata(
                 rows = rows.filter(nw.col(column).is_in([v for v in values if inside(v)]))
                 count = rows.select(nw.len()).collect().item(0, 0)
                 metadata["dagster/partition_row_count"] = count
+            if not rows.implementation.is_polars():  # SQL engines have no last rows, but newest
+                newest = rows.sort("metaxy_created_at", descending=True).head(PREVIEW_ROWS)
+                rows = nw.from_native(newest.collect().to_polars().lazy())
             there = set(rows.collect_schema().names())
             metadata["preview"] = mxd.build_table_preview_metadata(
                 rows.select([c for c in columns if c in there]), schema, n_rows=PREVIEW_ROWS
