@@ -26,6 +26,7 @@ from dagster_metaxy.declare.feature import (
     AGGREGATION,
     EXPANSION,
     Feature,
+    forget_declared,
     identity,
     register_external,
 )
@@ -198,11 +199,13 @@ def _register(
         ordered[key] = _completed(assets[key], ordered)
     typed = {key: asset.feature for key, asset in ordered.items()}
     with project.use():
+        forget_declared(project.name)
         for key, asset in ordered.items():
             owner = owners[key]
             try:
                 _check_upstream(asset.feature, typed, owner, project, broken)
                 asset.feature.register(project.name)
+                _check_fields(asset.feature, owner, project)
             except ResolutionException as error:
                 raise _Blamed(owner, error) from None
             except ValueError as error:
@@ -302,6 +305,25 @@ def _check_upstream(
                         + did_you_mean(name, known),
                         *where,
                     )
+
+
+def _check_fields(feature: Feature, owner: FeatureComponent, project: MetaxyProject) -> None:
+    """Refuse a field that no upstream field is mapped to; Metaxy would, when it computes versions."""
+    if not any("fields_mapping" in dep for dep in feature.deps):
+        return
+    import metaxy as mx
+
+    plan = project.graph.get_feature_plan(mx.FeatureKey(feature.key))
+    for index, item in enumerate(feature.fields):
+        try:
+            plan.get_parent_fields_for_field(mx.FieldKey(item["key"]))
+        except RuntimeError:
+            raise owner.error(
+                f"field {item['key']!r} depends on no upstream field: name some in its `deps`, or let"
+                " the `fields_mapping` of a dependency match one",
+                "fields",
+                index,
+            ) from None
 
 
 def _type(dep: Mapping[str, Any]) -> str:

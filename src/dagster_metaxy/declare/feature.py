@@ -148,6 +148,27 @@ class Feature:
         return types.new_class(name, (mx.BaseFeature,), {"spec": self.spec()}, fill)
 
 
+_NOT_DECLARED = "declared by no component"
+
+
+def forget_declared(project: str) -> None:
+    """Take from Metaxy's active graph what was declared here before: a reload may declare less.
+
+    Features written in Python stay.
+
+    Args:
+        project: The Metaxy project whose features go.
+    """
+    import metaxy as mx
+
+    graph = mx.current_graph()
+    for key, definition in list(graph.feature_definitions_by_key.items()):
+        path = definition.feature_class_path or ""
+        ours = path.startswith(f"{__name__}.") or definition.source == _NOT_DECLARED
+        if ours and definition.project == project:
+            graph.remove_feature(key)
+
+
 def register_external(key: str, id_columns: tuple[str, ...], project: str) -> None:
     """Stand in for an upstream feature that nothing in the project declares.
 
@@ -162,6 +183,6 @@ def register_external(key: str, id_columns: tuple[str, ...], project: str) -> No
         mx.FeatureDefinition.external(
             spec=mx.FeatureSpec(key=key, id_columns=id_columns),
             project=project,
-            source="declared by no component",
+            source=_NOT_DECLARED,
         )
     )
