@@ -46,7 +46,7 @@ def _by_hand(store: mx.MetadataStore, key: str, compute: Any) -> None:
     relationships = [dep.lineage.relationship.model_dump() for dep in spec.deps]
     lineages = {r["type"].value: r.get("on") for r in relationships}
     aggregates, expands = "N:1" in lineages, "1:N" in lineages
-    parent = lineages["1:N"] if expands else spec.id_columns
+    parent: Any = lineages["1:N"] if expands else spec.id_columns
     with store.open("w"):
         increment = store.resolve_update(key).to_polars()
         todo = pl.concat([increment.new, increment.stale], how="diagonal")
