@@ -699,7 +699,7 @@ def test_a_feature_without_upstream_has_the_column_itself(tmp_path: Path) -> Non
         update = Update(Feature("t/root", ("doc",), columns), Compute(dict), tmp_path)
         names = (column,) if column else ()
         asset = FeatureAsset(update, partitioning=Partitioning(days, names, keys_of(days)))
-        return partitioned(asset, {}, owner)
+        return partitioned(asset, {}, {}, owner)
 
     owner = MetaxyAssetComponent(
         feature="t/root", id_columns=["doc"], columns={}, deps=[], compute=dict

@@ -221,6 +221,17 @@ CASES: dict[str, tuple[str, Callable[[], mx.FeatureSpec]]] = {
             ],
         ),
     ),
+    "text like numbers": (
+        '{id_columns: [doc], deps: [t/doc], metadata: {model: "12"},'
+        ' fields: [{key: one, code_version: "1_0"}]}',
+        lambda: mx.FeatureSpec(
+            key="t/child",
+            id_columns=ID,
+            deps=[mx.FeatureDep(feature="t/doc")],
+            fields=[mx.FieldSpec(key="one", code_version="1_0")],
+            metadata={"model": "12"},
+        ),
+    ),
     "metadata": (
         "{id_columns: [doc], deps: [t/doc], metadata: {model: m, sizes: [1, 2]}, description: D.}",
         lambda: mx.FeatureSpec(

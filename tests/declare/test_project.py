@@ -9,6 +9,7 @@ from pathlib import Path
 
 import metaxy as mx
 import pytest
+from stores import STORES, store_config
 
 from dagster_metaxy.declare.project import ConfigurationMissing, load_project, starter_config
 
@@ -28,6 +29,19 @@ def test_paths_are_taken_from_the_file_not_from_the_working_directory(
     monkeypatch.chdir(tmp_path / "elsewhere")
     project = load_project(tmp_path, "p")
     assert str(tmp_path / "data/metaxy") in project.store().display()
+
+
+@pytest.mark.parametrize("kind", STORES)
+def test_paths_of_every_kind_of_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    (tmp_path / "metaxy.toml").write_text(store_config(kind, "data"))
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "data").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    with load_project(tmp_path, "p").store().open("w"):
+        pass
+    assert not list((tmp_path / "elsewhere").iterdir())
 
 
 def test_two_projects_in_one_process(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ from dagster_metaxy.declare.feature import (
     UNDECLARED,
     ExternalFeature,
     Feature,
+    forget_declared,
     identity,
     registered_keys,
 )
@@ -231,6 +232,8 @@ def _register(
     finally:
         _loading.reset(token)
 
+    with project.use():
+        forget_declared(project.name)
     assets: dict[str, FeatureAsset] = {}
     owners: dict[str, FeatureComponent] = {}
     checked: set[str | None] = set()
@@ -282,6 +285,7 @@ def _register(
                 ordered[key] = asset = partitioned(asset, ordered, typed, owner)
                 typed[key] = asset.feature
                 asset.feature.register(project.name)
+                _check_fields(asset.feature, owner, project)
             except ResolutionException as error:
                 raise _Blamed(owner, error) from None
             except ValueError as error:
@@ -382,6 +386,25 @@ def _may_declare(component: FeatureComponent, key: str) -> bool:
     return prefix is None or f"{key}/".startswith(f"{prefix}/")
 
 
+def _check_fields(feature: Feature, owner: FeatureComponent, project: MetaxyProject) -> None:
+    """Refuse a field that no upstream field is mapped to; Metaxy would, when it computes versions."""
+    if not any("fields_mapping" in dep for dep in feature.deps):
+        return
+    import metaxy as mx
+
+    plan = project.graph.get_feature_plan(mx.FeatureKey(feature.key))
+    for index, item in enumerate(feature.fields):
+        try:
+            plan.get_parent_fields_for_field(mx.FieldKey(item["key"]))
+        except RuntimeError:
+            raise owner.error(
+                f"field {item['key']!r} depends on no upstream field: name some in its `deps`, or let"
+                " the `fields_mapping` of a dependency match one",
+                "fields",
+                index,
+            ) from None
+
+
 def _type(dep: Mapping[str, Any]) -> str:
     return dep.get("lineage", identity())["relationship"]["type"]
 
@@ -429,10 +452,10 @@ def _check_lineage(
             )
     elif relationship["type"] == EXPANSION:
         on = set(relationship["on"])
-        if on != above or not on < ids:
+        if on != above or ids <= on:
             raise owner.error(
                 f"{names}, {theirs}: an expansion is `on` all id columns of the upstream, and its"
-                " samples have further ones",
+                " samples have further ones, or ones of their own",
                 *where,
             )
     elif above != parents:

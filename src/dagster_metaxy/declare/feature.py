@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 UNDECLARED = "declared by no component"
 """The source of the stand-in for an upstream feature that nothing in the project declares."""
 
+EXTERNAL = "declared as external"
+"""The source of a feature that a component declares as produced elsewhere."""
+
 IDENTITY, AGGREGATION, EXPANSION = "1:1", "N:1", "1:N"
 
 
@@ -60,8 +63,8 @@ class Feature:
     Attributes:
         key: The feature key, parts joined by slashes.
         id_columns: The columns that name a sample.
-        columns: All columns that a row holds, id columns included. An id column that is not
-            listed takes its type from the upstream feature.
+        columns: All columns that a row holds, id columns included, and those that name the parent.
+            Of these, one that is not listed takes its type from the upstream feature.
         fields: Fields in the plain shape of Metaxy's `FieldSpec`.
         deps: Dependencies in the plain shape of Metaxy's `FeatureDep`.
         description: What a sample of this feature is.
@@ -137,9 +140,11 @@ class Feature:
         return self.expansion or self.id_columns
 
     def with_id_types(self, known: Mapping[str, Feature]) -> Feature:
-        """This feature with all id columns typed: as declared, else as upstream, else `str`."""
+        """This feature with all id columns, and those that name the parent, typed: as declared, else
+        as upstream, else `str`."""
         columns = dict(self.columns)
-        for name in self.id_columns:
+        named = dict.fromkeys((*self.id_columns, *self.parent_columns))
+        for name in named:
             if name not in columns:
                 upstream = (
                     {dep.get("rename", {}).get(c, c): t for c, t in known[key].columns.items()}
@@ -147,7 +152,7 @@ class Feature:
                     if (key := dep["feature"]) in known
                 )
                 columns[name] = next((c[name] for c in upstream if name in c), Column("str"))
-        ids = {name: columns.pop(name) for name in self.id_columns}
+        ids = {name: columns.pop(name) for name in named}
         return replace(self, columns={**ids, **columns})
 
     def spec(self) -> mx.FeatureSpec:
@@ -195,6 +200,24 @@ class Feature:
         types.new_class(name, (mx.BaseFeature,), {"spec": self.spec()}, fill)
 
 
+def forget_declared(project: str) -> None:
+    """Take from Metaxy's active graph what was declared here before: a reload may declare less.
+
+    Features written in Python stay.
+
+    Args:
+        project: The Metaxy project whose features go.
+    """
+    import metaxy as mx
+
+    graph = mx.current_graph()
+    for key, definition in list(graph.feature_definitions_by_key.items()):
+        path = definition.feature_class_path or ""
+        ours = path.startswith(f"{__name__}.") and definition.project == project
+        if ours or definition.source in (UNDECLARED, EXTERNAL):
+            graph.remove_feature(key)
+
+
 @dataclass(frozen=True)
 class ExternalFeature(Feature):
     """A feature that another project produces.
@@ -210,7 +233,7 @@ class ExternalFeature(Feature):
 
     project: str | None = None
     field_versions: Mapping[str, str] = field(default_factory=dict)
-    source: str = "declared as external"
+    source: str = EXTERNAL
 
     @property
     def columns_known(self) -> bool:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 CONFIG_FILE = "metaxy.toml"
 
 # The options of Metaxy's stores that name a place on a local disk.
-_PATH_OPTIONS = ("root_path", "database")
+_PATH_OPTIONS = ("root_path", "database", "uri", "warehouse")
 
 
 class ConfigurationError(Exception):

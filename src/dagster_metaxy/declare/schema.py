@@ -24,7 +24,7 @@ _DOCUMENTATION = ("description", "examples", "default", "title")
 def structured(
     schema: Schema, *types: str, description: str, examples: list[Any], nullable: bool = False
 ) -> Any:
-    """How an attribute with structure is resolved from YAML: templates rendered, else as it is.
+    """How an attribute with structure is resolved from YAML: templates rendered, else as written.
 
     Args:
         schema: What the attribute may be.
@@ -36,13 +36,28 @@ def structured(
     shown = [*types, *(["string"] if "string" not in types else [])]
     shown += ["null"] if nullable else []
     return dg.Resolver(
-        lambda context, value: context.resolve_value(value),
+        _rendered,
         model_field_type=object,
         description=description,
         examples=examples,
         # The generated alternatives, any or a string, would hide what is below them.
         json_schema_extra={"anyOf": [{"type": shown}], **schema},
     )
+
+
+def _rendered(context: dg.ResolutionContext, value: Any) -> Any:
+    """`value` with its templates rendered.
+
+    Text without any is left alone: Dagster renders it, too, which takes most of the time, and makes
+    the number 12 of the text '12'.
+    """
+    if isinstance(value, dict):
+        return {k: _rendered(context.at_path(k), v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_rendered(context.at_path(i), v) for i, v in enumerate(value)]
+    if isinstance(value, str) and not any(mark in value for mark in ("{{", "{%", "{#")):
+        return value
+    return context.resolve_value(value)
 
 
 def model_schema(model: type[BaseModel]) -> Schema:

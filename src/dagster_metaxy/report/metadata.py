@@ -89,15 +89,21 @@ def rows_metadata(
         The metadata, and a data version that changes when rows do.
     """
     import metaxy.ext.dagster as mxd
+    import narwhals as nw
 
     with store.open("r"):
         if not store.has_feature(feature.key, check_fallback=True):
             return {"dagster/row_count": 0}, "empty"
         rows = store.read(feature.key)
-        stats = mxd.compute_stats_from_lazy_frame(rows)
+        # In memory: SQL engines cannot average times, which is what Metaxy's data version is.
+        times = rows.select("metaxy_created_at").collect().to_polars().lazy()
+        stats = mxd.compute_stats_from_lazy_frame(nw.from_native(times))
         metadata: dict[str, Any] = {"dagster/row_count": stats.row_count}
         if of_partitions is not None:
             metadata["dagster/partition_row_count"], rows = _slice(rows, *of_partitions)
+        if not rows.implementation.is_polars():  # SQL engines have no last rows, but newest
+            newest = rows.sort("metaxy_created_at", descending=True).head(PREVIEW_ROWS)
+            rows = nw.from_native(newest.collect().to_polars().lazy())
         there = rows.collect_schema().names()
         shown = [c for c in feature.columns or there if c in there and not is_system(c)]
         metadata["preview"] = mxd.build_table_preview_metadata(
