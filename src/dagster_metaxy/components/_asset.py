@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -13,16 +13,17 @@ from dagster_metaxy.declare.partitions import Partitioning
 from dagster_metaxy.declare.project import MetaxyProject
 from dagster_metaxy.discovery.sensor import register_keys
 from dagster_metaxy.increment.compute import Runtime
-from dagster_metaxy.increment.outcome import Counts, Outcome, UpdateError
+from dagster_metaxy.increment.outcome import Counts, FailedSample, Outcome, Pending, UpdateError
 from dagster_metaxy.increment.update import Scope
-from dagster_metaxy.report.metadata import (
-    CHECK_NAME,
-    check_result,
-    count_metadata,
+from dagster_metaxy.report.checks import (
+    CHECKS,
+    NO_FAILED,
+    OF_PENDING,
     failed_before,
-    failure_summary,
-    outcome_metadata,
+    failure_check,
+    feature_checks,
 )
+from dagster_metaxy.report.metadata import count_metadata, failure_summary, outcome_metadata
 
 if TYPE_CHECKING:
     import metaxy as mx
@@ -52,10 +53,21 @@ class Runner(Protocol):
         """Compute what is new or stale, delete what is orphaned, and say what was done."""
         ...
 
+    @property
+    def pending(self) -> Callable[[mx.MetadataStore], Pending] | None:
+        """Says what a run would find to do in an open store; None where only a run can tell."""
+        ...
+
 
 def op_name(key: str) -> str:
     """A feature key as a name that Dagster takes for ops and their inputs."""
     return key.replace("/", "__").replace("-", "_")
+
+
+def _selected_checks(context: dg.AssetExecutionContext) -> list[str]:
+    """The names of the checks that a run evaluates."""
+    selected = {key.name for key in context.selected_asset_check_keys}
+    return [name for name in CHECKS if name in selected]
 
 
 @dataclass(frozen=True)
@@ -72,6 +84,7 @@ class FeatureAsset:
         retry_policy: When the op is tried again.
         pool: The pool that limits how many such ops run at once.
         backfill_policy: How many partitions a run takes; all of a range if None.
+        checks: Names of the checks it has.
     """
 
     runner: Runner
@@ -83,6 +96,7 @@ class FeatureAsset:
     retry_policy: dg.RetryPolicy | None = None
     pool: str | None = None
     backfill_policy: dg.BackfillPolicy | None = None
+    checks: Collection[str] = tuple(CHECKS)
 
     @property
     def feature(self) -> Feature:
@@ -132,12 +146,11 @@ class FeatureAsset:
             name=self.op_name,
             specs=[spec or self.spec()],
             check_specs=[
-                dg.AssetCheckSpec(
-                    CHECK_NAME,
-                    asset=self.key,
-                    description="Names the samples that could not be computed.",
-                )
+                dg.AssetCheckSpec(name, asset=self.key, description=CHECKS[name])
+                for name in self.check_names
             ],
+            # So that the checks can be run by themselves.
+            can_subset=bool(self.check_names),
             backfill_policy=(self.backfill_policy or dg.BackfillPolicy.single_run())
             if self.partitioning
             else None,
@@ -148,7 +161,10 @@ class FeatureAsset:
         )
         # Without an annotation: Dagster reads those of contexts as objects, not as text.
         def materialize(context) -> Iterator[Any]:
-            yield from execute(context) if execute else self.materialize(context, project)
+            if self.key not in context.selected_asset_keys:
+                yield from self._checks(context, project, _selected_checks(context))
+            else:
+                yield from execute(context) if execute else self.materialize(context, project)
 
         return materialize
 
@@ -171,7 +187,7 @@ class FeatureAsset:
             failed = {k for k in keys if outcome.partitions.get(k, Counts()).failed}
             if failed:
                 # Told key by key: a result for the run would turn the failed ones green.
-                yield self._check(context.instance, outcome, keys)
+                yield from self._checks(context, project, _selected_checks(context), outcome, keys)
                 for key in keys:
                     if key not in failed:
                         yield self._partition_event(key, outcome)
@@ -182,7 +198,9 @@ class FeatureAsset:
             asset_key=self.key,
             metadata=metadata,
             data_version=dg.DataVersion(data_version),
-            check_results=[self._check(context.instance, outcome, keys)],
+            check_results=list(
+                self._checks(context, project, _selected_checks(context), outcome, keys)
+            ),
         )
 
     def op(self, project: MetaxyProject, after: Sequence[str]) -> dg.OpDefinition:
@@ -212,17 +230,18 @@ class FeatureAsset:
             yield dg.AssetMaterialization(
                 self.key, metadata=metadata, tags={_DATA_VERSION_TAG: data_version}
             )
-            check = self._check(context.instance, outcome, None)
-            context.log_event(
-                dg.AssetCheckEvaluation(
-                    asset_key=self.key,
-                    check_name=CHECK_NAME,
-                    passed=check.passed,
-                    severity=check.severity,
-                    description=check.description,
-                    metadata=dict(check.metadata or {}),
+            for check in self._checks(context, project, self.check_names, outcome):
+                assert check.check_name is not None
+                context.log_event(
+                    dg.AssetCheckEvaluation(
+                        asset_key=self.key,
+                        check_name=check.check_name,
+                        passed=check.passed,
+                        severity=check.severity,
+                        description=check.description,
+                        metadata=dict(check.metadata or {}),
+                    )
                 )
-            )
             yield dg.Output(None)
 
         return update
@@ -259,19 +278,43 @@ class FeatureAsset:
             raise dg.Failure(failure_summary(outcome.failed), metadata)
         return outcome, metadata, data_version
 
-    def _check(
-        self, instance: dg.DagsterInstance, outcome: Outcome, keys: Sequence[str] | None
-    ) -> dg.AssetCheckResult:
-        """The check on the whole asset, of which a run of some partitions saw only these."""
-        elsewhere = []
-        if (limits := self._inside(keys)) is not None:
-            column, inside = limits
-            elsewhere = [
-                failure
-                for failure in failed_before(instance, self.key, self.feature.parent_columns)
-                if not inside(failure.sample.get(column))
-            ]
-        return check_result(self.key, outcome, elsewhere)
+    @property
+    def check_names(self) -> list[str]:
+        """The checks that it has, less those that only a run could answer."""
+        unknown = OF_PENDING if self.runner.pending is None else ()
+        return [name for name in CHECKS if name in self.checks and name not in unknown]
+
+    def _checks(
+        self,
+        context: dg.AssetExecutionContext | dg.OpExecutionContext,
+        project: MetaxyProject,
+        names: Collection[str],
+        outcome: Outcome | None = None,
+        keys: Sequence[str] | None = None,
+    ) -> Iterator[dg.AssetCheckResult]:
+        """Evaluate checks of the whole feature, after an update of it or by themselves."""
+        if NO_FAILED in names:
+            failed = [] if outcome is None else outcome.failed
+            if outcome is None or keys is not None:
+                # What was not computed now, is as it was found last.
+                failed = [*failed, *self._failed_elsewhere(context.instance, keys)]
+            yield failure_check(self.key, failed)
+        with project.use():
+            store = project.store(self.store, context.run.run_id)
+            try:
+                yield from feature_checks(store, self.feature, self.runner.pending, self.key, names)
+            except UpdateError as error:
+                raise dg.Failure(str(error), allow_retries=False) from error
+
+    def _failed_elsewhere(
+        self, instance: dg.DagsterInstance, keys: Sequence[str] | None
+    ) -> list[FailedSample]:
+        """Failed samples that the latest check names, of other partitions than a run's."""
+        before = failed_before(instance, self.key, self.feature.parent_columns)
+        if (limits := self._inside(keys)) is None:
+            return before
+        column, inside = limits
+        return [failure for failure in before if not inside(failure.sample.get(column))]
 
     def _scope(self, keys: Sequence[str] | None) -> Scope:
         """Which samples a run of some partitions, or of all, is about."""

@@ -14,10 +14,16 @@ from dagster_metaxy.components._asset import FeatureAsset
 from dagster_metaxy.declare._dagster import ResolutionException
 from dagster_metaxy.declare.errors import located, located_validation_error, position
 from dagster_metaxy.declare.project import MetaxyProject
-from dagster_metaxy.declare.schema import model_schema, structured
+from dagster_metaxy.declare.schema import model_schema, one_of, structured
+from dagster_metaxy.report.checks import CHECKS
 
 if TYPE_CHECKING:
     from dagster_metaxy.components._graph import ProjectFeatures
+
+
+CheckName = Literal[
+    "no_failed_samples", "nothing_stale", "nothing_missing", "no_duplicate_ids", "no_null_ids"
+]
 
 
 class RetryPolicyModel(BaseModel):
@@ -150,6 +156,17 @@ class FeatureComponent(dg.Component, dg.Model, dg.Resolvable):
         ),
     ] = None
 
+    checks: Annotated[
+        list[CheckName],
+        structured(
+            {"items": one_of(tuple(CHECKS))},
+            "array",
+            description="The asset checks, all of them warnings that stop nothing: all if left out,"
+            " `[]` for none. " + " ".join(f"`{name}`: {what}" for name, what in CHECKS.items()),
+            examples=[["no_failed_samples", "nothing_stale"], []],
+        ),
+    ] = list(CHECKS)  # type: ignore[assignment]  # noqa: RUF012 - pydantic copies it
+
     artifacts: Annotated[
         str,
         dg.Resolver.default(
@@ -239,6 +256,7 @@ class FeatureComponent(dg.Component, dg.Model, dg.Resolvable):
             "op_tags": self.op_tags or {},
             "retry_policy": self.retry_policy.policy() if self.retry_policy else None,
             "pool": self.pool,
+            "checks": self.checks,
             "backfill_policy": self.backfill_policy.policy() if self.backfill_policy else None,
         }
 

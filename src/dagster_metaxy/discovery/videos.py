@@ -16,7 +16,7 @@ from dagster_metaxy.discovery.files import File, Listing, list_files, unique_ids
 from dagster_metaxy.engines import local
 from dagster_metaxy.increment import store as stores
 from dagster_metaxy.increment.compute import Runtime
-from dagster_metaxy.increment.outcome import FailedSample, Outcome
+from dagster_metaxy.increment.outcome import FailedSample, Outcome, Pending
 from dagster_metaxy.increment.update import Scope
 
 if TYPE_CHECKING:
@@ -208,6 +208,28 @@ class Videos:
         outcome.settle({self._partition(scope, video_id) for video_id in live})
         outcome.seconds = time.monotonic() - started
         return outcome
+
+    def pending(self, store: mx.MetadataStore) -> Pending:
+        """What a run would find to do, by paths, sizes and modification times; opens no file.
+
+        Args:
+            store: An open store.
+
+        Raises:
+            SourceError: The source could not be listed to the end.
+        """
+        compared = compare(self.listing(), *self.stored(store))
+        notes = []
+        if compared.changed:
+            notes.append("whether the streams of changed files differ, the next run finds out")
+        if compared.new and compared.vanished:
+            notes.append("a new file may be a vanished one that moved; the next run finds out")
+        return Pending(
+            new=[{"video_id": video_id} for _, video_id in compared.new],
+            stale=[{"video_id": row["video_id"]} for _, row in compared.changed],
+            orphaned=[{"video_id": video_id} for video_id in compared.vanished],
+            notes=notes,
+        )
 
     def _partition(self, scope: Scope, video_id: str) -> str | None:
         """The partition of a video; none where it belongs to none."""

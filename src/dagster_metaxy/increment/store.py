@@ -229,6 +229,8 @@ def stranded(
     import metaxy as mx
     import polars as pl
 
+    if not _has_older_rows(store, upstream):
+        return set()
     rows = read(store, upstream, with_feature_history=True, include_soft_deleted=True)
     if rows is None:
         return set()
@@ -243,6 +245,20 @@ def stranded(
         pl.col("metaxy_deleted_at").is_null() & (pl.col("metaxy_feature_version") != version)
     )
     return set(left.select(columns).rows())
+
+
+def _has_older_rows(store: mx.MetadataStore, key: str) -> bool:
+    """Whether there are rows of another feature version than the one declared; reads one column."""
+    import metaxy as mx
+    import narwhals as nw
+
+    if not store.has_feature(key, check_fallback=True):
+        return False
+    rows = store.read(
+        key, with_feature_history=True, with_sample_history=True, include_soft_deleted=True
+    )
+    older = nw.col("metaxy_feature_version") != mx.current_graph().get_feature_version(key)
+    return bool(rows.filter(older).select(nw.len()).collect().item(0, 0))
 
 
 def compact(store: mx.MetadataStore, key: str) -> None:

@@ -23,7 +23,13 @@ from dagster_metaxy.increment.compute import (
     moved,
     rows_by_ids,
 )
-from dagster_metaxy.increment.outcome import FailedSample, Outcome, UpdateError, sample_name
+from dagster_metaxy.increment.outcome import (
+    FailedSample,
+    Outcome,
+    Pending,
+    UpdateError,
+    sample_name,
+)
 
 if TYPE_CHECKING:
     import metaxy as mx
@@ -146,13 +152,8 @@ class Update:
         started = time.monotonic()
         outcome = Outcome()
         with store.open("w"):
-            missing = [
-                key
-                for key in self.feature.upstream
-                if not store.has_feature(key, check_fallback=True)
-            ]
             stores.check_table(store, self.feature)
-            if missing:
+            if missing := self._unwritten(store):
                 outcome.blocked = True
                 outcome.notes.append(f"nothing to do: {', '.join(missing)} has no rows yet")
             else:
@@ -160,6 +161,50 @@ class Update:
                 stores.compact(store, self.feature.key)
         outcome.seconds = time.monotonic() - started
         return outcome
+
+    def pending(self, store: mx.MetadataStore) -> Pending:
+        """What a run would find to do.
+
+        Args:
+            store: An open store.
+        """
+        if missing := self._unwritten(store):
+            return Pending(notes=[f"nothing to compute yet: {', '.join(missing)} has no rows"])
+        increment = store.resolve_update(self.feature.key).to_polars()
+        parents = self.feature.parent_columns
+        known = self._known(store, increment.new)
+        # Null ids are computed by no run; the upstream's check names them.
+        new, stale = (
+            set(frame.select(parents).drop_nulls().rows())
+            for frame in (increment.new, increment.stale)
+        )
+        orphaned, kept = self._orphaned(store, increment, known)
+        return Pending(
+            *(
+                [dict(zip(parents, ids, strict=True)) for ids in sorted(found, key=str)]
+                for found in (new - known, stale | (new & known), orphaned - kept)
+            ),
+            notes=list(self._incomparable(store)),
+        )
+
+    def _unwritten(self, store: mx.MetadataStore) -> list[str]:
+        """Upstream features that were never written."""
+        return [
+            key for key in self.feature.upstream if not store.has_feature(key, check_fallback=True)
+        ]
+
+    def _incomparable(self, store: mx.MetadataStore) -> Iterator[str]:
+        """Notes on upstream samples that Metaxy does not see: what they changed, none can tell."""
+        for dep in self.feature.deps:
+            key = dep["feature"]
+            if waiting := stores.stranded(
+                store, key, self.feature.parent_columns, dep.get("rename")
+            ):
+                count = f"{len(waiting)} sample{'' if len(waiting) == 1 else 's'}"
+                yield (
+                    f"{count} cannot be told: {key} has not run since its code version changed. Run"
+                    " it, or, where it is produced elsewhere, push its definition (`mx push`)"
+                )
 
     def _run(
         self, store: mx.MetadataStore, scope: Scope, runtime: Runtime, outcome: Outcome
@@ -337,17 +382,7 @@ class Update:
         outcome: Outcome,
     ) -> None:
         parents = self.feature.parent_columns
-        orphaned = set(increment.orphaned.select(parents).rows())
-        if known:
-            # Samples that went while the code version changed have rows of the older one only.
-            rows = stores.read(store, self.feature.key)
-            current = set(rows.select(parents).rows()) if rows is not None else set()
-            orphaned |= known - current - set(increment.new.select(parents).rows())
-        if not orphaned:
-            return
-        kept: set[tuple[Any, ...]] = set()
-        for dep in self.feature.deps:
-            kept |= stores.stranded(store, dep["feature"], parents, dep.get("rename"))
+        orphaned, kept = self._orphaned(store, increment, known)
         gone = {}
         for ids in orphaned - kept:
             partition = scope.key(dict(zip(parents, ids, strict=True)))
@@ -372,6 +407,22 @@ class Update:
                 hard=self.hard_delete,
                 older=bool(known),
             )
+
+    def _orphaned(
+        self, store: mx.MetadataStore, increment: mx.PolarsIncrement, known: set[tuple[Any, ...]]
+    ) -> tuple[set[tuple[Any, ...]], set[tuple[Any, ...]]]:
+        """Ids of samples that look orphaned, and ids that are upstream all the same, unseen."""
+        parents = self.feature.parent_columns
+        orphaned = set(increment.orphaned.select(parents).rows())
+        if known:
+            # Samples that went while the code version changed have rows of the older one only.
+            rows = stores.read(store, self.feature.key)
+            current = set(rows.select(parents).rows()) if rows is not None else set()
+            orphaned |= known - current - set(increment.new.select(parents).rows())
+        kept: set[tuple[Any, ...]] = set()
+        for dep in self.feature.deps if orphaned else ():
+            kept |= stores.stranded(store, dep["feature"], parents, dep.get("rename"))
+        return orphaned, kept
 
     def _settle(self, store: mx.MetadataStore, scope: Scope, outcome: Outcome) -> None:
         """Find the partitions in which nothing is left to do."""

@@ -1,21 +1,18 @@
-"""The metadata and the check of an update."""
+"""The metadata of an update."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from dagster_metaxy.declare._dagster import latest_evaluation
 from dagster_metaxy.declare.feature import Feature
 from dagster_metaxy.increment.outcome import Counts, FailedSample, Outcome
 
 if TYPE_CHECKING:
     import metaxy as mx
 
-CHECK_NAME = "no_failed_samples"
 PREVIEW_ROWS = 5
 FAILED_SHOWN = 100
 
@@ -101,59 +98,6 @@ def outcome_metadata(
     if outcome.notes:
         metadata["notes"] = dg.MetadataValue.md("\n".join(f"- {note}" for note in outcome.notes))
     return metadata, data_version
-
-
-def check_result(
-    asset_key: dg.AssetKey, outcome: Outcome, elsewhere: Sequence[FailedSample] = ()
-) -> dg.AssetCheckResult:
-    """A warning that names the samples that failed; passed where none did.
-
-    Args:
-        asset_key: The asset.
-        outcome: What the update did.
-        elsewhere: Failed samples of partitions that the update was not about.
-    """
-    failed = [*outcome.failed, *elsewhere]
-    return dg.AssetCheckResult(
-        asset_key=asset_key,
-        check_name=CHECK_NAME,
-        passed=not failed,
-        severity=dg.AssetCheckSeverity.WARN,
-        description=failure_summary(failed) if failed else None,
-        metadata={"failed samples": failed_table(failed)} if failed else {},
-    )
-
-
-def failed_before(
-    instance: dg.DagsterInstance, asset_key: dg.AssetKey, columns: Sequence[str]
-) -> list[FailedSample]:
-    """The failed samples that the latest evaluation of the check names.
-
-    Args:
-        instance: The Dagster instance.
-        asset_key: The asset.
-        columns: The columns that name a sample.
-    """
-    evaluation = latest_evaluation(instance, dg.AssetCheckKey(asset_key, CHECK_NAME))
-    table = evaluation.metadata.get("failed samples") if evaluation else None
-    if not isinstance(table, dg.TableMetadataValue):
-        return []
-    return [
-        FailedSample(
-            _ids(str(r.data["sample"]), columns),
-            str(r.data["error"]),
-            str(r.data["message"]),
-            str(r.data.get("where", "")),
-        )
-        for r in table.records
-    ]
-
-
-def _ids(name: str, columns: Sequence[str]) -> dict[str, str]:
-    """The ids of a sample from its name, `a=1, b=2`; values may hold commas and equal signs."""
-    pattern = ", ".join(f"{re.escape(column)}=(.*)" for column in columns)
-    found = re.fullmatch(pattern, name, re.DOTALL)
-    return dict(zip(columns, found.groups(), strict=True)) if found else {}
 
 
 def failure_summary(failed: Sequence[FailedSample]) -> str:
