@@ -12,6 +12,7 @@ from dagster_metaxy.declare.feature import Feature
 from dagster_metaxy.declare.partitions import Partitioning
 from dagster_metaxy.declare.project import MetaxyProject
 from dagster_metaxy.discovery.sensor import register_keys
+from dagster_metaxy.increment import store as stores
 from dagster_metaxy.increment.compute import Runtime
 from dagster_metaxy.increment.outcome import Counts, FailedSample, Outcome, Pending, UpdateError
 from dagster_metaxy.increment.update import Scope
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     import metaxy as mx
 
 # What Dagster's own materializations carry, so that conditions on data versions see ours.
-_DATA_VERSION_TAG = "dagster/data_version"
+DATA_VERSION_TAG = "dagster/data_version"
 
 
 class Runner(Protocol):
@@ -228,7 +229,7 @@ class FeatureAsset:
             outcome, metadata, data_version = self._update(context, project, None)
             yield from self._partition_events(context.instance, outcome)
             yield dg.AssetMaterialization(
-                self.key, metadata=metadata, tags={_DATA_VERSION_TAG: data_version}
+                self.key, metadata=metadata, tags={DATA_VERSION_TAG: data_version}
             )
             for check in self._checks(context, project, self.check_names, outcome):
                 assert check.check_name is not None
@@ -344,6 +345,37 @@ class FeatureAsset:
         for key in sorted(outcome.up_to_date):
             if key in outcome.partitions or key not in known:
                 yield self._partition_event(key, outcome)
+
+    def unreported_partitions(
+        self, instance: dg.DagsterInstance, store: mx.MetadataStore
+    ) -> Iterator[dg.AssetMaterialization]:
+        """Materializations of the partitions with rows and nothing left to do that Dagster does not
+        know.
+
+        Args:
+            instance: Where they are registered.
+            store: An open store that holds the feature.
+        """
+        if self.partitioning is None or self.runner.pending is None:
+            return
+        left = self.runner.pending(store)
+        rows = stores.read(store, self.feature.key)
+        if rows is None:
+            return
+        scope = self._scope(None)
+        outcome = Outcome()
+        outcome.settle(
+            {
+                scope.key(row)
+                for row in rows.select(self.partitioning.column).unique().iter_rows(named=True)
+            }
+            - {
+                scope.key(sample)
+                for samples in (left.new, left.stale, left.orphaned, left.unknown)
+                for sample in samples
+            }
+        )
+        yield from self._partition_events(instance, outcome)
 
     def _partition_event(self, key: str, outcome: Outcome) -> dg.AssetMaterialization:
         counts = outcome.partitions.get(key, Counts())

@@ -66,10 +66,35 @@ class BackfillPolicyModel(BaseModel):
         return dg.BackfillPolicy.multi_run(self.max_partitions_per_run)
 
 
-class FeatureComponent(dg.Component, dg.Model, dg.Resolvable):
-    """A component that declares features, each of which becomes an asset."""
+class LocatedComponent(dg.Component, dg.Model, dg.Resolvable):
+    """A component whose errors say where in the YAML they are."""
 
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+
+    _context: dg.ResolutionContext | None = PrivateAttr(default=None)
+
+    @classmethod
+    def resolve_from_model(cls, context: dg.ResolutionContext, model: Any) -> Any:
+        """The component of a YAML model, which remembers where in the YAML it stands."""
+        try:
+            component = super().resolve_from_model(context, model)
+        except ValidationError as error:
+            written = {name: getattr(model, name) for name in model.model_fields_set}
+            raise located_validation_error(context, error, written) from None
+        component._context = context
+        return component
+
+    def position(self, *path: str | int) -> str:
+        """`file:line` of the attribute at `path`."""
+        return position(self._context, *path)
+
+    def error(self, message: str, *path: str | int) -> ResolutionException:
+        """An error about the attribute at `path`, with file and line where there are any."""
+        return located(self._context, message, *path)
+
+
+class FeatureComponent(LocatedComponent):
+    """A component that declares features, each of which becomes an asset."""
 
     group_name: Annotated[
         str | None,
@@ -176,22 +201,10 @@ class FeatureComponent(dg.Component, dg.Model, dg.Resolvable):
         ),
     ] = "data/artifacts"
 
-    _context: dg.ResolutionContext | None = PrivateAttr(default=None)
     # The features of the whole project, once they are registered; see `_graph`.
     _features: ProjectFeatures | None = PrivateAttr(default=None)
     # What is wrong with this component, found while another one was built.
     _error: ResolutionException | None = PrivateAttr(default=None)
-
-    @classmethod
-    def resolve_from_model(cls, context: dg.ResolutionContext, model: Any) -> Any:
-        """The component of a YAML model, which remembers where in the YAML it stands."""
-        try:
-            component = super().resolve_from_model(context, model)
-        except ValidationError as error:
-            written = {name: getattr(model, name) for name in model.model_fields_set}
-            raise located_validation_error(context, error, written) from None
-        component._context = context
-        return component
 
     @abstractmethod
     def feature_assets(self, project_root: Path) -> Sequence[FeatureAsset]:
@@ -206,14 +219,6 @@ class FeatureComponent(dg.Component, dg.Model, dg.Resolvable):
     @abstractmethod
     def feature_keys(self) -> set[str]:
         """The keys of the features that it declares, right or wrong."""
-
-    def position(self, *path: str | int) -> str:
-        """`file:line` of the attribute at `path`."""
-        return position(self._context, *path)
-
-    def error(self, message: str, *path: str | int) -> ResolutionException:
-        """An error about the attribute at `path`, with file and line where there are any."""
-        return located(self._context, message, *path)
 
     def get_asset_spec(self, asset: FeatureAsset) -> dg.AssetSpec:
         """What Dagster shows of a feature; override it to add or change something.

@@ -64,30 +64,35 @@ class ProjectFeatures:
 
 
 def project_features(
-    context: dg.ComponentLoadContext, component: FeatureComponent
+    context: dg.ComponentLoadContext, component: FeatureComponent | None = None
 ) -> ProjectFeatures:
     """The features of all components of the project, registered with Metaxy.
 
     Args:
         context: Where `component` is built.
-        component: The component being built; one built in Python may not be in the tree.
+        component: The component being built, if it declares features; one built in Python may not
+            be in the tree.
 
     Raises:
         ResolutionException: Two components declare one feature, features depend on each other in
             a circle, or an upstream feature seems misspelt; located in the YAML.
     """
-    if component._error is not None:
+    if component is not None and component._error is not None:
         raise component._error
-    if component._features is None:
-        components = list(context.component_tree.get_all_components(of_type=FeatureComponent))
-        if not any(c is component for c in components):
-            components.append(component)
-        root, name = Path(context.project_root), context.defs_module_name.split(".")[0]
-        features = _register_sound(root, name, component, components)
-        for c in components:
-            c._features = features
-    assert component._features is not None
-    return component._features
+    if component is not None and component._features is not None:
+        return component._features
+    components = list(context.component_tree.get_all_components(of_type=FeatureComponent))
+    if component is None:
+        found = next((c._features for c in components if c._features is not None), None)
+        if found is not None:
+            return found
+    elif not any(c is component for c in components):
+        components.append(component)
+    root, name = Path(context.project_root), context.defs_module_name.split(".")[0]
+    features = _register_sound(root, name, component, components)
+    for c in components:
+        c._features = features
+    return features
 
 
 class _Blamed(Exception):
@@ -100,7 +105,7 @@ class _Blamed(Exception):
 
 
 def _register_sound(
-    root: Path, name: str, component: FeatureComponent, components: list[FeatureComponent]
+    root: Path, name: str, component: FeatureComponent | None, components: list[FeatureComponent]
 ) -> ProjectFeatures:
     """Register the features of all components but those that are wrong, which say so themselves.
 

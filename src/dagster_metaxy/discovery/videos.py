@@ -231,6 +231,18 @@ class Videos:
             notes=notes,
         )
 
+    def listed(self, store: mx.MetadataStore) -> set[str]:
+        """The ids of those known videos whose file the source lists.
+
+        Args:
+            store: An open store.
+
+        Raises:
+            SourceError: The source could not be listed to the end.
+        """
+        paths = {file.relative_path for file in self.listing().files}
+        return {r["video_id"] for r in self.stored(store)[0] if r["relative_path"] in paths}
+
     def _partition(self, scope: Scope, video_id: str) -> str | None:
         """The partition of a video; none where it belongs to none."""
         return scope.key({"video_id": video_id})

@@ -142,10 +142,12 @@ class Pending:
         new: Samples that are not there yet.
         stale: Samples whose input or code has changed since they were computed.
         orphaned: Samples whose upstream, or source, is gone.
+        unknown: Samples whose upstream has not run since its code version changed.
         notes: Sentences on what could not be told, and why.
     """
 
     new: Sequence[Mapping[str, Any]] = ()
     stale: Sequence[Mapping[str, Any]] = ()
     orphaned: Sequence[Mapping[str, Any]] = ()
+    unknown: Sequence[Mapping[str, Any]] = ()
     notes: Sequence[str] = ()

@@ -10,8 +10,9 @@ import contextlib
 import random
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from functools import partial
+from functools import partial, reduce
 from itertools import islice
+from operator import and_
 from typing import TYPE_CHECKING, Any
 
 from dagster_metaxy.declare.feature import Feature
@@ -202,7 +203,7 @@ def _any_of(columns: Sequence[str], ids: Collection[tuple[Any, ...]]) -> Iterato
     import narwhals as nw
     import polars as pl
 
-    remaining = iter(ids)
+    remaining = iter([values for values in ids if None not in values])
     while batch := list(islice(remaining, _IDS_PER_FILTER)):
         if len(columns) == 1:
             yield nw.col(columns[0]).is_in([value for (value,) in batch])
@@ -212,6 +213,13 @@ def _any_of(columns: Sequence[str], ids: Collection[tuple[Any, ...]]) -> Iterato
             # The values as an engine writes them, not as Python does: dates and booleans differ.
             frame = pl.DataFrame(batch, schema=list(columns), orient="row")
             yield name.is_in(nw.from_native(frame).select(name.alias("name"))["name"].to_list())
+    for values in ids:
+        if None in values:  # equal to nothing, itself included
+            conditions = (
+                nw.col(c).is_null() if value is None else nw.col(c) == value
+                for c, value in zip(columns, values, strict=True)
+            )
+            yield reduce(and_, conditions)
 
 
 def stranded(

@@ -179,12 +179,24 @@ class Update:
             for frame in (increment.new, increment.stale)
         )
         orphaned, kept = self._orphaned(store, increment, known)
+        unknown: set[tuple[Any, ...]] = set()
+        notes = []
+        for dep in self.feature.deps:
+            waiting = stores.stranded(store, dep["feature"], parents, dep.get("rename"))
+            if waiting:
+                unknown |= waiting
+                notes.append(
+                    f"{len(waiting)} sample{'' if len(waiting) == 1 else 's'} cannot be told:"
+                    f" {dep['feature']} has not run since its code version changed. Run it, or, where"
+                    " it is produced elsewhere, push its definition (`mx push`)"
+                )
+        found = (new - known, stale | (new & known), orphaned - kept, unknown)
         return Pending(
             *(
-                [dict(zip(parents, ids, strict=True)) for ids in sorted(found, key=str)]
-                for found in (new - known, stale | (new & known), orphaned - kept)
+                [dict(zip(parents, ids, strict=True)) for ids in sorted(some, key=str)]
+                for some in found
             ),
-            notes=list(self._incomparable(store)),
+            notes=notes,
         )
 
     def _unwritten(self, store: mx.MetadataStore) -> list[str]:
@@ -192,19 +204,6 @@ class Update:
         return [
             key for key in self.feature.upstream if not store.has_feature(key, check_fallback=True)
         ]
-
-    def _incomparable(self, store: mx.MetadataStore) -> Iterator[str]:
-        """Notes on upstream samples that Metaxy does not see: what they changed, none can tell."""
-        for dep in self.feature.deps:
-            key = dep["feature"]
-            if waiting := stores.stranded(
-                store, key, self.feature.parent_columns, dep.get("rename")
-            ):
-                count = f"{len(waiting)} sample{'' if len(waiting) == 1 else 's'}"
-                yield (
-                    f"{count} cannot be told: {key} has not run since its code version changed. Run"
-                    " it, or, where it is produced elsewhere, push its definition (`mx push`)"
-                )
 
     def _run(
         self, store: mx.MetadataStore, scope: Scope, runtime: Runtime, outcome: Outcome
