@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import polars as pl
 import pytest
 from click.testing import CliRunner
 from dagster_dg_cli.cli import create_dg_cli
@@ -168,7 +170,7 @@ class TestDelete:
             jobs, feature="clips/videos", filter="video_id = 'bikes'", dry_run=False, hard=hard
         )
         assert "come back" not in _notes(result)
-        assert "11 samples were deleted" in _notes(result)
+        assert "11 samples deleted" in _notes(result)
         for key in FEATURES[:2]:
             assert set(jobs.rows(key)["video_id"]) == {"bigbuckbunny", "portrait"}
         assert files
@@ -212,6 +214,35 @@ class TestDelete:
         assert all(f.description for f in fields.values())
         assert {name for name, f in fields.items() if f.is_required} == {"feature", "filter"}
         assert fields["dry_run"].default_value is True
+
+
+def test_the_checks_of_all_features_without_computing(jobs: Project) -> None:
+    jobs.add_clips("more", names=("bikes",))
+    jobs.write(
+        "more/defs.yaml",
+        """
+        type: dagster_metaxy.PartitionedVideoComponent
+        attributes:
+          source: more
+          feature_prefix: more
+          partitions: {type: static, partition_keys: [cam]}
+          checks: [nothing_missing]
+        """,
+    )
+    result = jobs.run_job("metaxy_check")
+    events: Any = result.all_events
+    found = {
+        (e.event_specific_data.asset_key.to_user_string(), e.event_specific_data.check_name): (
+            e.event_specific_data.passed
+        )
+        for e in events
+        if e.event_type_value == "ASSET_CHECK_EVALUATION"
+    }
+    assert len(found) == 3 * 5 + 1
+    assert [key for key, passed in found.items() if not passed] == [
+        ("more/videos", "nothing_missing")
+    ]
+    assert not [e for e in events if e.event_type_value == "ASSET_MATERIALIZATION"]
 
 
 def _load_error(project: Project) -> str:
@@ -273,3 +304,62 @@ def test_what_is_scaffolded_runs_as_it_stands(
         file = project.sandbox.defs_folder_path / "maintenance/component.py"
         ruff = [Path(sys.executable).parent / "ruff", "format", "--check", "--isolated"]
         subprocess.run([*ruff, "--line-length", "100", file], check=True)
+
+
+@pytest.mark.e2e
+def test_a_class_of_metaxy_with_an_asset_of_its_own(project: Project, tmp_path: Path) -> None:
+    """Through `dg launch`: in this process, a job does not know the assets beside it."""
+    package = project.sandbox.project_name
+    project.write("maintenance/defs.yaml", JOBS)
+    project.write(
+        "notes.py",
+        """
+        import dagster as dg
+        import metaxy as mx
+        import metaxy.ext.dagster as mxd
+
+
+        class Notes(
+            mx.BaseFeature, spec=mx.FeatureSpec(key="my/notes", id_columns=["note"], fields=["text"])
+        ):
+            note: str
+
+
+        @mxd.metaxify()
+        @dg.asset(metadata={"metaxy/feature": "my/notes"})
+        def notes(): ...
+        """,
+    )
+    (project.root / "pyproject.toml").write_text(
+        f'[tool.dg]\ndirectory_type = "project"\n[tool.dg.project]\nroot_module = "{package}"\n'
+    )
+    (project.root / f"src/{package}/definitions.py").write_text(
+        (Path(__file__).parents[2] / "src/dagster_metaxy/definitions.py").read_text()
+    )
+    project.load()
+    with project.store().open("w") as store:
+        versions = [{"text": "1"}, {"text": "1"}]
+        frame = {"note": ["a", "b"], "metaxy_provenance_by_field": versions}
+        store.write("my/notes", pl.DataFrame(frame))
+    bin_folder = Path(sys.executable).parent
+    env = {
+        **os.environ,
+        "DAGSTER_HOME": str(tmp_path),
+        "PYTHONPATH": str(project.root / "src"),
+        "VIRTUAL_ENV": str(bin_folder.parent),
+        "PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}",
+    }
+    printed = []
+    for _ in range(2):
+        done = subprocess.run(
+            [bin_folder / "dg", "launch", "--job", "metaxy_reconcile"],
+            cwd=project.root, env=env, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-4000:]
+        lines = [line.split() for line in (done.stdout + done.stderr).splitlines()]
+        printed += [line for line in lines if line[:1] == ["my/notes"]]
+    first, second = printed
+    assert first[1] == second[1] == "2"
+    assert first[2] == second[2]
+    assert first[3:] == ["materialized"]
+    assert second[3:] == []

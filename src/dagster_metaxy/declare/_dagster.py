@@ -11,7 +11,7 @@
 - `repository_def` of an op's context: raises an error that is not exported where a job runs in a
   process that has loaded no repository.
 
-Tested in `tests/declare/test_errors.py`.
+Tested in `tests/declare/test_errors.py`, the last in `tests/components/test_metaxy_jobs.py`.
 """
 
 from __future__ import annotations

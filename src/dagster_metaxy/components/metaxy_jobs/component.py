@@ -18,9 +18,10 @@ from dagster_metaxy.components.metaxy_jobs.stores import ProjectStores
 
 @dg.scaffold_with(MetaxyJobsScaffolder)
 class MetaxyJobsComponent(LocatedComponent):
-    """Two jobs over all features of the project.
+    """Three jobs over all features of the project.
 
-    `metaxy_reconcile` tells Dagster what is in the store: it observes every feature, and reports
+    `metaxy_check` evaluates the checks of the features that components declare, and computes
+    nothing. `metaxy_reconcile` tells Dagster what is in the store: it observes every feature, and reports
     as materialized what was computed outside of Dagster. `metaxy_delete` deletes the samples of a
     feature that meet a condition, all that was computed from them, and their files; unless told
     otherwise it only says what would go.
@@ -33,8 +34,8 @@ class MetaxyJobsComponent(LocatedComponent):
     prefix: Annotated[
         str,
         dg.Resolver.default(
-            description="What the names of the jobs begin with: `<prefix>_reconcile` and"
-            " `<prefix>_delete`.",
+            description="What the names of the jobs begin with: `<prefix>_check`,"
+            " `<prefix>_reconcile` and `<prefix>_delete`.",
             examples=["metaxy"],
         ),
     ] = "metaxy"
@@ -64,6 +65,18 @@ class MetaxyJobsComponent(LocatedComponent):
             )
             raise self.error(message, "store")
         stores = ProjectStores(features, self.store)
-        return dg.Definitions(
-            jobs=[reconcile_job(self.prefix, stores), delete_job(self.prefix, stores)]
+        jobs = [reconcile_job(self.prefix, stores), delete_job(self.prefix, stores)]
+        checks = [
+            dg.AssetCheckKey(asset.key, name)
+            for asset in features.assets.values()
+            for name in asset.check_names
+        ]
+        if not checks:
+            return dg.Definitions(jobs=jobs)
+        check_job = dg.define_asset_job(
+            f"{self.prefix}_check",
+            selection=dg.AssetSelection.checks(*checks),
+            executor_def=dg.in_process_executor,
+            description="Evaluates the checks of all features, and materializes nothing.",
         )
+        return dg.Definitions(jobs=[*jobs, check_job])

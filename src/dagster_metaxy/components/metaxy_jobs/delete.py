@@ -72,10 +72,11 @@ def delete_job(prefix: str, stores: ProjectStores) -> dg.JobDefinition:
             if not config.dry_run:
                 delete(store_of, deletions, hard=config.hard)
         total = sum(len(deletion.samples) for deletion in deletions)
+        samples = f"{total} sample{'' if total == 1 else 's'}"
         if config.dry_run:
-            notes.append(f"{total} samples would go; set dry_run to false to delete them")
+            notes.append(f"{samples} would go; set dry_run to false and launch again to delete")
         else:
-            notes.append(f"{total} samples were deleted")
+            notes.append(f"{samples} deleted")
         for note in notes:
             context.log.info(note)
         yield dg.Output(

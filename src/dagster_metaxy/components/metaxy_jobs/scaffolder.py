@@ -17,6 +17,9 @@ _YAML = """\
 type: dagster_metaxy.MetaxyJobsComponent
 
 attributes:
+  # metaxy_check evaluates the checks of all features, and computes nothing:
+  #   dg launch --job metaxy_check
+  #
   # metaxy_reconcile tells Dagster what is in the store: it observes every feature, and reports as
   # materialized what was computed outside of Dagster:
   #   dg launch --job metaxy_reconcile
@@ -34,7 +37,7 @@ attributes:
 """
 
 _PYTHON = '''\
-"""Jobs over all features of the project: `metaxy_reconcile` and `metaxy_delete`."""
+"""Jobs over all features of the project: metaxy_check, metaxy_reconcile and metaxy_delete."""
 
 import dagster as dg
 
