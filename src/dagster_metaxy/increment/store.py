@@ -239,10 +239,16 @@ def stranded(
 
     if not _has_older_rows(store, upstream):
         return set()
-    rows = read(store, upstream, with_feature_history=True, include_soft_deleted=True)
+    ids = mx.get_feature_by_key(upstream).spec.id_columns
+    rename = rename or {}
+    options: dict[str, Any] = {}
+    if set(columns) <= {rename.get(c, c) for c in ids}:  # groups may be named by other columns
+        system = ("metaxy_deleted_at", "metaxy_updated_at", "metaxy_feature_version")
+        options["columns"] = [*ids, *system]
+    rows = read(store, upstream, with_feature_history=True, include_soft_deleted=True, **options)
     if rows is None:
         return set()
-    rows = rows.rename(dict(rename or {}))
+    rows = rows.rename({old: new for old, new in rename.items() if old in rows.columns})
     if not set(columns) <= set(rows.columns):
         return set()
     version = mx.current_graph().get_feature_version(upstream)
