@@ -53,7 +53,7 @@ def test_the_entry_point_of_dg() -> None:
         if e.name == "dagster_metaxy"
     )
     assert point.value == "dagster_metaxy.components"
-    assert set(point.load().__all__) == {"MetaxyAssetComponent", "PartitionedVideoComponent"}
+    assert set(point.load().__all__) == set(dagster_metaxy.__all__)
 
 
 def test_defs_is_reached_through_the_link() -> None:

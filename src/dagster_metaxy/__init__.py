@@ -9,14 +9,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dagster_metaxy.components import MetaxyAssetComponent, PartitionedVideoComponent
+    from dagster_metaxy.components import (
+        MetaxyAssetComponent,
+        MetaxyJobsComponent,
+        PartitionedVideoComponent,
+    )
 
 _PUBLIC = {
     "MetaxyAssetComponent": "dagster_metaxy.components",
+    "MetaxyJobsComponent": "dagster_metaxy.components",
     "PartitionedVideoComponent": "dagster_metaxy.components",
 }
 
-__all__ = ["MetaxyAssetComponent", "PartitionedVideoComponent"]
+__all__ = ["MetaxyAssetComponent", "MetaxyJobsComponent", "PartitionedVideoComponent"]
 
 
 def __getattr__(name: str) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -15,14 +15,20 @@ from dagster_metaxy.declare.feature import Feature
 from dagster_metaxy.declare.partitions import Partitioning
 from dagster_metaxy.declare.project import MetaxyProject
 from dagster_metaxy.discovery.sensor import register_keys
+from dagster_metaxy.increment import store as stores
 from dagster_metaxy.increment.compute import Runtime
-from dagster_metaxy.increment.outcome import Counts, Outcome, UpdateError
+from dagster_metaxy.increment.outcome import Counts, FailedSample, Outcome, Pending, UpdateError
 from dagster_metaxy.increment.update import Scope
-from dagster_metaxy.report.metadata import (
-    CHECK_NAME,
-    check_result,
-    count_metadata,
+from dagster_metaxy.report.checks import (
+    CHECKS,
+    NO_FAILED,
+    OF_PENDING,
     failed_before,
+    failure_check,
+    feature_checks,
+)
+from dagster_metaxy.report.metadata import (
+    count_metadata,
     failure_summary,
     outcome_metadata,
     rows_metadata,
@@ -32,7 +38,7 @@ if TYPE_CHECKING:
     import metaxy as mx
 
 # What Dagster's own materializations carry, so that conditions on data versions see ours.
-_DATA_VERSION_TAG = "dagster/data_version"
+DATA_VERSION_TAG = "dagster/data_version"
 
 
 class Runner(Protocol):
@@ -56,10 +62,23 @@ class Runner(Protocol):
         """Compute what is new or stale, delete what is orphaned, and say what was done."""
         ...
 
+    @property
+    def pending(self) -> Callable[..., Pending] | None:
+        """Says what a run would find to do in an open store; None where only a run can tell."""
+        ...
+
 
 def op_name(key: str) -> str:
     """A feature key as a name that Dagster takes for ops and their inputs."""
     return key.replace("/", "__").replace("-", "_")
+
+
+_FEATURE_TAG = "dagster-metaxy/feature"
+
+
+def is_of_component(asset: dg.AssetsDefinition) -> bool:
+    """Whether an asset is one that a component made of a feature."""
+    return asset.is_executable and _FEATURE_TAG in asset.op.tags
 
 
 def code_references(function: Callable[..., Any] | None) -> dict[str, Any]:
@@ -76,6 +95,12 @@ def code_references(function: Callable[..., Any] | None) -> dict[str, Any]:
         return {}
     reference = dg.LocalFileCodeReference(file_path=os.path.abspath(file), line_number=line or 1)
     return {"dagster/code_references": dg.CodeReferencesMetadataValue(code_references=[reference])}
+
+
+def selected_checks(context: dg.AssetExecutionContext) -> list[str]:
+    """The names of the checks that a run evaluates."""
+    selected = {key.name for key in context.selected_asset_check_keys}
+    return [name for name in CHECKS if name in selected]
 
 
 @dataclass(frozen=True)
@@ -96,6 +121,7 @@ class FeatureAsset:
         backfill_policy: How many partitions a run takes; all of a range if None.
         partition_mappings: By upstream feature, which of its partitions those of this one depend
             on, where that is not Dagster's default.
+        checks: Names of the checks it has.
     """
 
     runner: Runner
@@ -110,6 +136,7 @@ class FeatureAsset:
     pool: str | None = None
     backfill_policy: dg.BackfillPolicy | None = None
     partition_mappings: Mapping[str, dg.PartitionMapping] = field(default_factory=dict)
+    checks: Collection[str] = tuple(CHECKS)
 
     is_external: ClassVar[bool] = False
 
@@ -192,24 +219,23 @@ class FeatureAsset:
         @dg.multi_asset(
             name=self.op_name,
             specs=[spec or self.spec()],
-            check_specs=[
-                dg.AssetCheckSpec(
-                    CHECK_NAME,
-                    asset=self.key,
-                    description="Names the samples that could not be computed.",
-                )
-            ],
+            check_specs=self.check_specs,
+            # So that the checks can be run by themselves.
+            can_subset=bool(self.check_names),
             backfill_policy=(self.backfill_policy or dg.BackfillPolicy.single_run())
             if self.partitioning
             else None,
             required_resource_keys=self.runner.resource_names,
-            op_tags=dict(self.op_tags),
+            op_tags={**self.op_tags, _FEATURE_TAG: self.feature.key},
             retry_policy=self.retry_policy,
             pool=self.pool,
         )
         # Without an annotation: Dagster reads those of contexts as objects, not as text.
         def materialize(context) -> Iterator[Any]:
-            yield from execute(context) if execute else self.materialize(context, project)
+            if self.key not in context.selected_asset_keys:
+                yield from self._checks(context, project, selected_checks(context))
+            else:
+                yield from execute(context) if execute else self.materialize(context, project)
 
         return materialize
 
@@ -232,7 +258,7 @@ class FeatureAsset:
             failed = {k for k in keys if outcome.partitions.get(k, Counts()).failed}
             if failed:
                 # Told key by key: a result for the run would turn the failed ones green.
-                yield self._check(context.instance, outcome, keys)
+                yield from self._checks(context, project, selected_checks(context), outcome, keys)
                 for key in keys:
                     if key not in failed:
                         yield self._partition_event(key, outcome)
@@ -243,7 +269,9 @@ class FeatureAsset:
             asset_key=self.key,
             metadata=metadata,
             data_version=dg.DataVersion(data_version),
-            check_results=[self._check(context.instance, outcome, keys)],
+            check_results=list(
+                self._checks(context, project, selected_checks(context), outcome, keys)
+            ),
         )
 
     def op(self, project: MetaxyProject, after: Sequence[str]) -> dg.OpDefinition:
@@ -271,19 +299,20 @@ class FeatureAsset:
             outcome, metadata, data_version = self._update(context, project, None)
             yield from self._partition_events(context.instance, outcome)
             yield dg.AssetMaterialization(
-                self.key, metadata=metadata, tags={_DATA_VERSION_TAG: data_version}
+                self.key, metadata=metadata, tags={DATA_VERSION_TAG: data_version}
             )
-            check = self._check(context.instance, outcome, None)
-            context.log_event(
-                dg.AssetCheckEvaluation(
-                    asset_key=self.key,
-                    check_name=CHECK_NAME,
-                    passed=check.passed,
-                    severity=check.severity,
-                    description=check.description,
-                    metadata=dict(check.metadata or {}),
+            for check in self._checks(context, project, self.check_names, outcome):
+                assert check.check_name is not None
+                context.log_event(
+                    dg.AssetCheckEvaluation(
+                        asset_key=self.key,
+                        check_name=check.check_name,
+                        passed=check.passed,
+                        severity=check.severity,
+                        description=check.description,
+                        metadata=dict(check.metadata or {}),
+                    )
                 )
-            )
             yield dg.Output(None)
 
         return update
@@ -319,18 +348,50 @@ class FeatureAsset:
             raise dg.Failure(failure_summary(outcome.failed), metadata)
         return outcome, metadata, data_version
 
-    def _check(
-        self, instance: dg.DagsterInstance, outcome: Outcome, keys: Sequence[str] | None
-    ) -> dg.AssetCheckResult:
-        """The check on the whole asset, of which a run of some partitions saw only these."""
-        elsewhere = []
-        if self.partitioning is not None and keys is not None:
-            elsewhere = [
-                failure
-                for failure in failed_before(instance, self.key, self.feature.parent_columns)
-                if failure.partition not in keys
-            ]
-        return check_result(self.key, outcome, elsewhere)
+    @property
+    def check_names(self) -> list[str]:
+        """The checks that it has, less those that only a run could answer."""
+        unknown = OF_PENDING if self.runner.pending is None else ()
+        return [name for name in CHECKS if name in self.checks and name not in unknown]
+
+    @property
+    def check_specs(self) -> list[dg.AssetCheckSpec]:
+        """Its checks, as Dagster shows them."""
+        return [
+            dg.AssetCheckSpec(name, asset=self.key, description=CHECKS[name])
+            for name in self.check_names
+        ]
+
+    def _checks(
+        self,
+        context: dg.AssetExecutionContext | dg.OpExecutionContext,
+        project: MetaxyProject,
+        names: Collection[str],
+        outcome: Outcome | None = None,
+        keys: Sequence[str] | None = None,
+    ) -> Iterator[dg.AssetCheckResult]:
+        """Evaluate checks of the whole feature, after an update of it or by themselves."""
+        if NO_FAILED in names:
+            failed = [] if outcome is None else outcome.failed
+            if outcome is None or keys is not None:
+                # What was not computed now, is as it was found last.
+                failed = [*failed, *self._failed_elsewhere(context.instance, keys)]
+            yield failure_check(self.key, failed)
+        with project.use():
+            store = project.store(self.store, context.run.run_id)
+            try:
+                yield from feature_checks(store, self.feature, self.runner.pending, self.key, names)
+            except UpdateError as error:
+                raise dg.Failure(str(error), allow_retries=False) from error
+
+    def _failed_elsewhere(
+        self, instance: dg.DagsterInstance, keys: Sequence[str] | None
+    ) -> list[FailedSample]:
+        """Failed samples that the latest check names, of other partitions than a run's."""
+        before = failed_before(instance, self.key, self.feature.parent_columns)
+        if self.partitioning is None or keys is None:
+            return before
+        return [failure for failure in before if failure.partition not in keys]
 
     def _scope(self, keys: Sequence[str] | None) -> Scope:
         """Which samples a run of some partitions, or of all, is about."""
@@ -363,6 +424,39 @@ class FeatureAsset:
         for key in sorted(outcome.up_to_date):
             if key in outcome.partitions or key not in known:
                 yield self._partition_event(key, outcome)
+
+    def unreported_partitions(
+        self, instance: dg.DagsterInstance, store: mx.MetadataStore
+    ) -> Iterator[dg.AssetMaterialization]:
+        """Materializations of the partitions with rows and nothing left to do that Dagster does not
+        know.
+
+        Args:
+            instance: Where they are registered.
+            store: An open store that holds the feature.
+        """
+        if self.partitioning is None or self.runner.pending is None:
+            return
+        scope = self._scope(None)
+        left = self.runner.pending(store, scope)
+        rows = stores.read(store, self.feature.key)
+        if rows is None:
+            return
+        outcome = Outcome()
+        outcome.settle(
+            {
+                scope.key(row)
+                for row in rows.select(set(self.partitioning.columns))
+                .unique()
+                .iter_rows(named=True)
+            }
+            - {
+                scope.key(sample)
+                for samples in (left.new, left.stale, left.orphaned, left.unknown)
+                for sample in samples
+            }
+        )
+        yield from self._partition_events(instance, outcome)
 
     def _partition_event(self, key: str, outcome: Outcome) -> dg.AssetMaterialization:
         counts = outcome.partitions.get(key, Counts())

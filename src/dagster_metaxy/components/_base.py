@@ -24,10 +24,16 @@ from dagster_metaxy.declare.errors import (
     written,
 )
 from dagster_metaxy.declare.project import MetaxyProject
-from dagster_metaxy.declare.schema import model_schema, structured
+from dagster_metaxy.declare.schema import model_schema, one_of, structured
+from dagster_metaxy.report.checks import CHECKS
 
 if TYPE_CHECKING:
     from dagster_metaxy.components._graph import ProjectFeatures
+
+
+CheckName = Literal[
+    "no_failed_samples", "nothing_stale", "nothing_missing", "no_duplicate_ids", "no_null_ids"
+]
 
 
 class RetryPolicyModel(BaseModel):
@@ -70,10 +76,57 @@ class BackfillPolicyModel(BaseModel):
         return dg.BackfillPolicy.multi_run(self.max_partitions_per_run)
 
 
-class FeatureComponent(dg.Component, dg.Model, dg.Resolvable):
-    """A component that declares features, each of which becomes an asset."""
+class LocatedComponent(dg.Component, dg.Model, dg.Resolvable):
+    """A component whose errors say where in the YAML they are."""
 
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+
+    _context: dg.ResolutionContext | None = PrivateAttr(default=None)
+    # What is wrong with this component; it is raised when definitions are built, so that those of
+    # other components are told with it.
+    _error: ResolutionException | None = PrivateAttr(default=None)
+
+    @classmethod
+    def get_model_cls(cls) -> type[BaseModel]:
+        """The model of the YAML; what does not fit it is told by `resolve_from_model`."""
+        return forgiving(cls.model())
+
+    @classmethod
+    def load(cls, attributes: BaseModel | None, context: dg.ComponentLoadContext) -> Any:
+        """The component of a YAML model, or of an empty one."""
+        # Dagster gives none for `attributes: {}`.
+        return super().load(attributes or cls.get_model_cls().model_validate({}), context)
+
+    @classmethod
+    def resolve_from_model(cls, context: dg.ResolutionContext, model: BaseModel) -> Any:
+        """The component of a YAML model, which remembers where in the YAML it stands."""
+        values = written(model)
+        try:
+            check_written(context, model)
+            component = super().resolve_from_model(context, model)
+        except (ResolutionException, ValidationError) as raised:
+            if isinstance(raised, ValidationError):
+                error: ResolutionException = located_validation_error(context, raised, values)
+            else:
+                error = located_template_error(context, raised, values)
+            component = cls.model_construct(**values)
+            component._error = error.with_traceback(None)
+            # Kept only where it is what the user's own code raised.
+            component._error.__cause__ = raised.__cause__
+        component._context = context
+        return component
+
+    def position(self, *path: str | int) -> Position | None:
+        """Where the attribute at `path` stands; None where the component was built in Python."""
+        return position(self._context, *path)
+
+    def error(self, message: str, *path: str | int) -> LocatedError:
+        """An error about the attribute at `path`, with file, line and column where there are any."""
+        return located(self._context, message, *path)
+
+
+class FeatureComponent(LocatedComponent):
+    """A component that declares features, each of which becomes an asset."""
 
     group_name: Annotated[
         str | None,
@@ -168,6 +221,17 @@ class FeatureComponent(dg.Component, dg.Model, dg.Resolvable):
         ),
     ] = None
 
+    checks: Annotated[
+        list[CheckName],
+        structured(
+            {"items": one_of(tuple(CHECKS))},
+            "array",
+            description="The asset checks, all of them warnings that stop nothing: all if left out,"
+            " `[]` for none. " + " ".join(f"`{name}`: {what}" for name, what in CHECKS.items()),
+            examples=[["no_failed_samples", "nothing_stale"], []],
+        ),
+    ] = list(CHECKS)  # type: ignore[assignment]  # noqa: RUF012 - pydantic copies it
+
     artifacts: Annotated[
         str,
         dg.Resolver.default(
@@ -177,42 +241,8 @@ class FeatureComponent(dg.Component, dg.Model, dg.Resolvable):
         ),
     ] = "data/artifacts"
 
-    _context: dg.ResolutionContext | None = PrivateAttr(default=None)
     # The features of the whole project, once they are registered; see `_graph`.
     _features: ProjectFeatures | None = PrivateAttr(default=None)
-    # What is wrong with this component; it is raised when definitions are built, so that those of
-    # other components are told with it.
-    _error: ResolutionException | None = PrivateAttr(default=None)
-
-    @classmethod
-    def get_model_cls(cls) -> type[BaseModel]:
-        """The model of the YAML; what does not fit it is told by `resolve_from_model`."""
-        return forgiving(cls.model())
-
-    @classmethod
-    def load(cls, attributes: BaseModel | None, context: dg.ComponentLoadContext) -> Any:
-        """The component of a YAML model, or of an empty one."""
-        # Dagster gives none for `attributes: {}`.
-        return super().load(attributes or cls.get_model_cls().model_validate({}), context)
-
-    @classmethod
-    def resolve_from_model(cls, context: dg.ResolutionContext, model: BaseModel) -> Any:
-        """The component of a YAML model, which remembers where in the YAML it stands."""
-        values = written(model)
-        try:
-            check_written(context, model)
-            component = super().resolve_from_model(context, model)
-        except (ResolutionException, ValidationError) as raised:
-            if isinstance(raised, ValidationError):
-                error: ResolutionException = located_validation_error(context, raised, values)
-            else:
-                error = located_template_error(context, raised, values)
-            component = cls.model_construct(**values)
-            component._error = error.with_traceback(None)
-            # Kept only where it is what the user's own code raised.
-            component._error.__cause__ = raised.__cause__
-        component._context = context
-        return component
 
     @abstractmethod
     def feature_assets(self, project_root: Path) -> Sequence[FeatureAsset]:
@@ -222,14 +252,6 @@ class FeatureComponent(dg.Component, dg.Model, dg.Resolvable):
     @abstractmethod
     def key_attribute(self) -> str:
         """The attribute that the keys of the features are, or begin with."""
-
-    def position(self, *path: str | int) -> Position | None:
-        """Where the attribute at `path` stands; None where the component was built in Python."""
-        return position(self._context, *path)
-
-    def error(self, message: str, *path: str | int) -> LocatedError:
-        """An error about the attribute at `path`, with file, line and column where there are any."""
-        return located(self._context, message, *path)
 
     def get_asset_spec(self, asset: FeatureAsset) -> dg.AssetSpec:
         """What Dagster shows of a feature; override it to add or change something.
@@ -273,6 +295,7 @@ class FeatureComponent(dg.Component, dg.Model, dg.Resolvable):
             "op_tags": self.op_tags or {},
             "retry_policy": self.retry_policy.policy() if self.retry_policy else None,
             "pool": self.pool,
+            "checks": self.checks,
             "backfill_policy": self.backfill_policy.policy() if self.backfill_policy else None,
         }
 

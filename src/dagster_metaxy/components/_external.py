@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import dagster as dg
 
-from dagster_metaxy.components._asset import FeatureAsset
+from dagster_metaxy.components._asset import FeatureAsset, selected_checks
 from dagster_metaxy.declare.feature import Feature
 from dagster_metaxy.declare.project import MetaxyProject
 from dagster_metaxy.increment.outcome import UpdateError
+from dagster_metaxy.report.checks import NO_FAILED
 from dagster_metaxy.report.metadata import column_schema, rows_metadata
 
 if TYPE_CHECKING:
@@ -36,6 +37,11 @@ class Elsewhere:
     def resource_names(self) -> set[str]:
         """None."""
         return set()
+
+    @property
+    def pending(self) -> None:
+        """What is new or stale, only its own project can tell."""
+        return None
 
     def run(self, store: mx.MetadataStore, scope: Scope, runtime: Runtime) -> Outcome:
         """Refuse: only the feature's own project may write it."""
@@ -72,13 +78,24 @@ class ExternalAsset(FeatureAsset):
         """The asset, which Dagster observes."""
 
         @dg.multi_observable_source_asset(
-            name=f"observe_{self.op_name}", specs=[spec or self.spec()]
+            name=f"observe_{self.op_name}",
+            specs=[spec or self.spec()],
+            check_specs=self.check_specs,
+            can_subset=bool(self.check_names),
         )
         # Without an annotation: Dagster reads those of contexts as objects, not as text.
         def observe(context) -> Iterator[Any]:
-            yield from execute(context) if execute else self.materialize(context, project)
+            if self.key not in context.selected_asset_keys:
+                yield from self._checks(context, project, selected_checks(context))
+            else:
+                yield from execute(context) if execute else self.materialize(context, project)
 
         return observe
+
+    @property
+    def check_names(self) -> list[str]:
+        """The checks that ask for rows alone."""
+        return [name for name in super().check_names if name != NO_FAILED]
 
     def materialize(
         self, context: dg.AssetExecutionContext, project: MetaxyProject
@@ -92,5 +109,8 @@ class ExternalAsset(FeatureAsset):
             store = project.store(self.store, context.run.run_id)
             metadata, data_version = rows_metadata(store, self.feature)
         yield dg.ObserveResult(
-            asset_key=self.key, metadata=metadata, data_version=dg.DataVersion(data_version)
+            asset_key=self.key,
+            metadata=metadata,
+            data_version=dg.DataVersion(data_version),
+            check_results=list(self._checks(context, project, selected_checks(context))),
         )

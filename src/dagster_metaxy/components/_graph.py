@@ -18,7 +18,7 @@ from typing import Any
 
 import dagster as dg
 
-from dagster_metaxy.components._asset import FeatureAsset
+from dagster_metaxy.components._asset import FeatureAsset, is_of_component
 from dagster_metaxy.components._base import FeatureComponent
 from dagster_metaxy.components._partitions import partitioned
 from dagster_metaxy.declare._dagster import ResolutionException, definitions_in_python
@@ -34,7 +34,6 @@ from dagster_metaxy.declare.feature import (
     registered_keys,
 )
 from dagster_metaxy.declare.project import ConfigurationError, MetaxyProject, load_project
-from dagster_metaxy.report.metadata import CHECK_NAME
 
 
 class UndeclaredUpstream(UserWarning):
@@ -71,27 +70,33 @@ class ProjectFeatures:
 
 
 def project_features(
-    context: dg.ComponentLoadContext, component: FeatureComponent
+    context: dg.ComponentLoadContext, component: FeatureComponent | None = None
 ) -> ProjectFeatures:
     """The features of all components of the project, registered with Metaxy.
 
     Args:
         context: Where `component` is built.
-        component: The component being built; one built in Python may not be in the tree.
+        component: The component being built, if it declares features; one built in Python may not
+            be in the tree.
 
     Raises:
         ResolutionException: What is wrong with this component, located in the YAML, and then what
             is wrong with others: Dagster shows the first error and builds no more.
     """
-    if component._features is None:
+    if component is None or component._features is None:
         components = list(context.component_tree.get_all_components(of_type=FeatureComponent))
-        if not any(c is component for c in components):
+        if component is not None and not any(c is component for c in components):
             components.append(component)
+        found = next((c._features for c in components if c._features is not None), None)
+        if component is None and found is not None:
+            return found
         root, name = Path(context.project_root), context.defs_module_name.split(".")[0]
         features = _register_sound(root, name, components)
         for c in components:
             c._features = features
         _check_asset_keys(context.component_tree, features)
+        if component is None:
+            return features
     features = component._features
     assert features is not None
     if component._error is not None:
@@ -124,9 +129,7 @@ def _check_asset_keys(tree: dg.ComponentTree, features: ProjectFeatures) -> None
     for definitions in definitions_in_python(tree):
         for asset in definitions.assets or ():
             # Python may also build a component of the tree.
-            if not isinstance(asset, dg.AssetsDefinition) or any(
-                check.name == CHECK_NAME for check in asset.check_specs
-            ):
+            if not isinstance(asset, dg.AssetsDefinition) or is_of_component(asset):
                 continue
             for key in asset.keys & declared.keys():
                 owner = features.owners[declared[key]]

@@ -9,19 +9,28 @@
   Python files that Dagster takes definitions from, beside components.
 - `event_log_storage` of the instance: the public look at a check's latest evaluation gives, within a
   run, the one that this run has planned.
+- `repository_def` of an op's context: raises an error that is not exported where a job runs in a
+  process that has loaded no repository.
 
-Tested in `tests/declare/test_errors.py`.
+Tested in `tests/declare/test_errors.py`, the last in `tests/components/test_metaxy_jobs.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import dagster as dg
 from dagster.components.core.defs_module import PythonFileComponent
 from dagster.components.resolved.errors import ResolutionException
+from dagster_shared.check import CheckError
 
-__all__ = ["ResolutionException", "definitions_in_python", "latest_evaluation", "source_of"]
+__all__ = [
+    "ResolutionException",
+    "definitions_in_python",
+    "latest_evaluation",
+    "repository_assets",
+    "source_of",
+]
 
 
 def source_of(
@@ -57,3 +66,13 @@ def latest_evaluation(
         if isinstance(evaluation, dg.AssetCheckEvaluation):
             return evaluation
     return None
+
+
+def repository_assets(context: dg.OpExecutionContext) -> Sequence[dg.AssetSpec]:
+    """All assets of the code location in which an op runs; none where only its job was loaded."""
+    try:
+        repository = context.repository_def
+    except CheckError:
+        return ()
+    found = {id(assets): assets for assets in repository.assets_defs_by_key.values()}
+    return [spec for assets in found.values() for spec in assets.specs]

@@ -16,7 +16,7 @@ from dagster_metaxy.discovery.files import File, Listing, SourceError, list_file
 from dagster_metaxy.engines import local
 from dagster_metaxy.increment import store as stores
 from dagster_metaxy.increment.compute import Runtime
-from dagster_metaxy.increment.outcome import FailedSample, Outcome
+from dagster_metaxy.increment.outcome import FailedSample, Outcome, Pending
 from dagster_metaxy.increment.update import Scope
 
 if TYPE_CHECKING:
@@ -237,6 +237,41 @@ class Videos:
         wrong = [_pattern_error(file, scope.key_of) for file, _ in compared.new]
         if wrong and all(wrong):
             raise SourceError(f"{self.feature.key}: {wrong[0]}")
+
+    def pending(self, store: mx.MetadataStore, scope: Scope | None = None) -> Pending:
+        """What a run would find to do, by paths, sizes and modification times; opens no file.
+
+        Args:
+            store: An open store.
+            scope: Not asked: partitions are found by the ids.
+
+        Raises:
+            SourceError: The source could not be listed to the end.
+        """
+        compared = compare(self.listing(), *self.stored(store))
+        notes = []
+        if compared.changed:
+            notes.append("whether the streams of changed files differ, the next run finds out")
+        if compared.new and compared.vanished:
+            notes.append("a new file may be a vanished one that moved; the next run finds out")
+        return Pending(
+            new=[{"video_id": video_id} for _, video_id in compared.new],
+            stale=[{"video_id": row["video_id"]} for _, row in compared.changed],
+            orphaned=[{"video_id": video_id} for video_id in compared.vanished],
+            notes=notes,
+        )
+
+    def listed(self, store: mx.MetadataStore) -> set[str]:
+        """The ids of those known videos whose file the source lists.
+
+        Args:
+            store: An open store.
+
+        Raises:
+            SourceError: The source could not be listed to the end.
+        """
+        paths = {file.relative_path for file in self.listing().files}
+        return {r["video_id"] for r in self.stored(store)[0] if r["relative_path"] in paths}
 
     def _partition(self, scope: Scope, video_id: str) -> str | None:
         """The partition of a video; none where it belongs to none."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import traceback
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -132,3 +132,24 @@ class Outcome:
             f"{t.new} new, {t.stale} stale, {t.orphaned} orphaned, {t.failed} failed;"
             f" {self.written} rows written in {self.seconds:.1f} s"
         )
+
+
+@dataclass(frozen=True)
+class Pending:
+    """What is left to do for a feature; nothing of it is done.
+
+    Samples are those of the upstream, by their ids, as in `Outcome`.
+
+    Attributes:
+        new: Samples that are not there yet.
+        stale: Samples whose input or code has changed since they were computed.
+        orphaned: Samples whose upstream, or source, is gone.
+        unknown: Samples whose upstream has not run since its code version changed.
+        notes: Sentences on what could not be told, and why.
+    """
+
+    new: Sequence[Mapping[str, Any]] = ()
+    stale: Sequence[Mapping[str, Any]] = ()
+    orphaned: Sequence[Mapping[str, Any]] = ()
+    unknown: Sequence[Mapping[str, Any]] = ()
+    notes: Sequence[str] = ()

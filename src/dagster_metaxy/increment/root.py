@@ -51,6 +51,11 @@ class Root:
         """The Dagster resources that the compute asks for."""
         return self.compute.resource_names
 
+    @property
+    def pending(self) -> None:
+        """What is new or stale, only the compute can tell."""
+        return None
+
     def run(self, store: mx.MetadataStore, scope: Scope, runtime: Runtime) -> Outcome:
         """Write the samples that are new or have other versions, and delete those that are gone.
 

@@ -10,8 +10,9 @@ import contextlib
 import random
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from functools import partial
+from functools import partial, reduce
 from itertools import islice
+from operator import and_
 from typing import TYPE_CHECKING, Any
 
 from dagster_metaxy.declare.columns import UNCHECKED
@@ -212,7 +213,7 @@ def _any_of(columns: Sequence[str], ids: Collection[tuple[Any, ...]]) -> Iterato
     import narwhals as nw
     import polars as pl
 
-    remaining = iter(ids)
+    remaining = iter([values for values in ids if None not in values])
     while batch := list(islice(remaining, _IDS_PER_FILTER)):
         if len(columns) == 1:
             yield nw.col(columns[0]).is_in([value for (value,) in batch])
@@ -222,6 +223,13 @@ def _any_of(columns: Sequence[str], ids: Collection[tuple[Any, ...]]) -> Iterato
             # The values as an engine writes them, not as Python does: dates and booleans differ.
             frame = pl.DataFrame(batch, schema=list(columns), orient="row")
             yield name.is_in(nw.from_native(frame).select(name.alias("name"))["name"].to_list())
+    for values in ids:
+        if None in values:  # equal to nothing, itself included
+            conditions = (
+                nw.col(c).is_null() if value is None else nw.col(c) == value
+                for c, value in zip(columns, values, strict=True)
+            )
+            yield reduce(and_, conditions)
 
 
 def stranded(
@@ -239,10 +247,18 @@ def stranded(
     import metaxy as mx
     import polars as pl
 
-    rows = read(store, upstream, with_feature_history=True, include_soft_deleted=True)
+    if not _has_older_rows(store, upstream):
+        return set()
+    ids = mx.get_feature_by_key(upstream).spec.id_columns
+    rename = rename or {}
+    options: dict[str, Any] = {}
+    if set(columns) <= {rename.get(c, c) for c in ids}:  # groups may be named by other columns
+        system = ("metaxy_deleted_at", "metaxy_updated_at", "metaxy_feature_version")
+        options["columns"] = [*ids, *system]
+    rows = read(store, upstream, with_feature_history=True, include_soft_deleted=True, **options)
     if rows is None:
         return set()
-    rows = rows.rename(dict(rename or {}))
+    rows = rows.rename({old: new for old, new in rename.items() if old in rows.columns})
     if not set(columns) <= set(rows.columns):
         return set()
     version = mx.current_graph().get_feature_version(upstream)
@@ -253,6 +269,20 @@ def stranded(
         pl.col("metaxy_deleted_at").is_null() & (pl.col("metaxy_feature_version") != version)
     )
     return set(left.select(columns).rows())
+
+
+def _has_older_rows(store: mx.MetadataStore, key: str) -> bool:
+    """Whether there are rows of another feature version than the one declared; reads one column."""
+    import metaxy as mx
+    import narwhals as nw
+
+    if not store.has_feature(key, check_fallback=True):
+        return False
+    rows = store.read(
+        key, with_feature_history=True, with_sample_history=True, include_soft_deleted=True
+    )
+    older = nw.col("metaxy_feature_version") != mx.current_graph().get_feature_version(key)
+    return bool(rows.filter(older).select(nw.len()).collect().item(0, 0))
 
 
 def compact(store: mx.MetadataStore, key: str) -> None:

@@ -23,7 +23,13 @@ from dagster_metaxy.increment.compute import (
     moved,
     rows_by_ids,
 )
-from dagster_metaxy.increment.outcome import FailedSample, Outcome, UpdateError, sample_name
+from dagster_metaxy.increment.outcome import (
+    FailedSample,
+    Outcome,
+    Pending,
+    UpdateError,
+    sample_name,
+)
 
 if TYPE_CHECKING:
     import metaxy as mx
@@ -150,13 +156,8 @@ class Update:
         started = time.monotonic()
         outcome = Outcome()
         with store.open("w"):
-            missing = [
-                key
-                for key in self.feature.upstream
-                if not store.has_feature(key, check_fallback=True)
-            ]
             stores.check_table(store, self.feature)
-            if missing:
+            if missing := self._unwritten(store):
                 outcome.blocked = True
                 outcome.notes.append(f"nothing to do: {', '.join(missing)} has no rows yet")
             else:
@@ -164,6 +165,62 @@ class Update:
                 stores.compact(store, self.feature.key)
         outcome.seconds = time.monotonic() - started
         return outcome
+
+    def pending(self, store: mx.MetadataStore, scope: Scope | None = None) -> Pending:
+        """What a run would find to do.
+
+        Args:
+            store: An open store.
+            scope: Where partitions are asked for: how they are found.
+        """
+        import polars as pl
+
+        if missing := self._unwritten(store):
+            return Pending(notes=[f"nothing to compute yet: {', '.join(missing)} has no rows"])
+        increment = store.resolve_update(self.feature.key).to_polars()
+        parents = self.feature.parent_columns
+        known = self._known(store, increment.new)
+        # Null ids are computed by no run; the upstream's check names them.
+        new, stale = (
+            set(frame.select(parents).drop_nulls().rows())
+            for frame in (increment.new, increment.stale)
+        )
+        orphaned, kept = self._orphaned(store, increment, known)
+        unknown: set[tuple[Any, ...]] = set()
+        notes = []
+        for dep in self.feature.deps:
+            waiting = stores.stranded(store, dep["feature"], parents, dep.get("rename"))
+            if waiting:
+                unknown |= waiting
+                notes.append(
+                    f"{len(waiting)} sample{'' if len(waiting) == 1 else 's'} cannot be told:"
+                    f" {dep['feature']} has not run since its code version changed. Run it, or, where"
+                    " it is produced elsewhere, push its definition (`mx push`)"
+                )
+        found = (new - known, stale | (new & known), orphaned - kept, unknown)
+        told_by: dict[tuple[Any, ...], Sample] = {}
+        if scope is not None:
+            told_by.update(self._stored(store, scope, orphaned | unknown))
+            for row in pl.concat(
+                [f.select({*parents, *scope.columns}) for f in (increment.new, increment.stale)]
+            ).iter_rows(named=True):
+                told_by[tuple(row[c] for c in parents)] = row
+        return Pending(
+            *(
+                [
+                    {**told_by.get(ids, {}), **dict(zip(parents, ids, strict=True))}
+                    for ids in sorted(some, key=str)
+                ]
+                for some in found
+            ),
+            notes=notes,
+        )
+
+    def _unwritten(self, store: mx.MetadataStore) -> list[str]:
+        """Upstream features that were never written."""
+        return [
+            key for key in self.feature.upstream if not store.has_feature(key, check_fallback=True)
+        ]
 
     def _run(
         self, store: mx.MetadataStore, scope: Scope, runtime: Runtime, outcome: Outcome
@@ -358,17 +415,7 @@ class Update:
         outcome: Outcome,
     ) -> None:
         parents = self.feature.parent_columns
-        orphaned = set(increment.orphaned.select(parents).rows())
-        if known:
-            # Samples that went while the code version changed have rows of the older one only.
-            rows = stores.read(store, self.feature.key)
-            current = set(rows.select(parents).rows()) if rows is not None else set()
-            orphaned |= known - current - set(increment.new.select(parents).rows())
-        if not orphaned:
-            return
-        kept: set[tuple[Any, ...]] = set()
-        for dep in self.feature.deps:
-            kept |= stores.stranded(store, dep["feature"], parents, dep.get("rename"))
+        orphaned, kept = self._orphaned(store, increment, known)
         stored = self._stored(store, scope, orphaned)
         gone = {}
         for ids in orphaned - kept:
@@ -395,6 +442,22 @@ class Update:
                 older=bool(known),
             )
 
+    def _orphaned(
+        self, store: mx.MetadataStore, increment: mx.PolarsIncrement, known: set[tuple[Any, ...]]
+    ) -> tuple[set[tuple[Any, ...]], set[tuple[Any, ...]]]:
+        """Ids of samples that look orphaned, and ids that are upstream all the same, unseen."""
+        parents = self.feature.parent_columns
+        orphaned = set(increment.orphaned.select(parents).rows())
+        if known:
+            # Samples that went while the code version changed have rows of the older one only.
+            rows = stores.read(store, self.feature.key)
+            current = set(rows.select(parents).rows()) if rows is not None else set()
+            orphaned |= known - current - set(increment.new.select(parents).rows())
+        kept: set[tuple[Any, ...]] = set()
+        for dep in self.feature.deps if orphaned else ():
+            kept |= stores.stranded(store, dep["feature"], parents, dep.get("rename"))
+        return orphaned, kept
+
     def _stored(
         self, store: mx.MetadataStore, scope: Scope, orphaned: set[tuple[Any, ...]]
     ) -> Mapping[tuple[Any, ...], Sample]:
@@ -402,7 +465,8 @@ class Update:
         these are other ones than the ids."""
         parents = self.feature.parent_columns
         further = [c for c in dict.fromkeys(scope.columns) if c not in parents]
-        rows = stores.read(store, self.feature.key, with_feature_history=True) if further else None
+        read = further and orphaned
+        rows = stores.read(store, self.feature.key, with_feature_history=True) if read else None
         if rows is None:
             return {}
         found = {}

@@ -1,8 +1,7 @@
-"""The metadata and the check of an update."""
+"""The metadata of an update."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
 from operator import and_, or_
@@ -10,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from dagster_metaxy.declare._dagster import latest_evaluation
 from dagster_metaxy.declare.feature import Feature
 from dagster_metaxy.increment.outcome import Counts, FailedSample, Outcome
 from dagster_metaxy.increment.store import is_system
@@ -19,7 +17,6 @@ if TYPE_CHECKING:
     import metaxy as mx
     import narwhals as nw
 
-CHECK_NAME = "no_failed_samples"
 PREVIEW_ROWS = 5
 FAILED_SHOWN = 100
 
@@ -95,10 +92,8 @@ def rows_metadata(
         if not store.has_feature(feature.key, check_fallback=True):
             return {"dagster/row_count": 0}, "empty"
         rows = store.read(feature.key)
-        # In memory: SQL engines cannot average times, which is what Metaxy's data version is.
-        times = rows.select("metaxy_created_at").collect().to_polars().lazy()
-        stats = mxd.compute_stats_from_lazy_frame(nw.from_native(times))
-        metadata: dict[str, Any] = {"dagster/row_count": stats.row_count}
+        count, data_version = count_and_version(rows)
+        metadata: dict[str, Any] = {"dagster/row_count": count}
         if of_partitions is not None:
             metadata["dagster/partition_row_count"], rows = _slice(rows, *of_partitions)
         if not rows.implementation.is_polars():  # SQL engines have no last rows, but newest
@@ -109,7 +104,18 @@ def rows_metadata(
         metadata["preview"] = mxd.build_table_preview_metadata(
             rows.select(shown), column_schema(feature), n_rows=PREVIEW_ROWS
         )
-    return metadata, stats.data_version.value
+    return metadata, data_version
+
+
+def count_and_version(rows: nw.LazyFrame[Any]) -> tuple[int, str]:
+    """The number of rows, and their data version, as Metaxy makes it for Dagster."""
+    import metaxy.ext.dagster as mxd
+    import narwhals as nw
+
+    # In memory: SQL engines cannot average times, which is what Metaxy's data version is.
+    times = rows.select("metaxy_created_at").collect().to_polars().lazy()
+    stats = mxd.compute_stats_from_lazy_frame(nw.from_native(times))
+    return stats.row_count, stats.data_version.value
 
 
 def _slice(
@@ -131,60 +137,6 @@ def _slice(
         for values in found[:PREVIEW_ROWS]
     ]
     return sum(values["metaxy_count"] for values in found), rows.filter(reduce(or_, shown))
-
-
-def check_result(
-    asset_key: dg.AssetKey, outcome: Outcome, elsewhere: Sequence[FailedSample] = ()
-) -> dg.AssetCheckResult:
-    """A warning that names the samples that failed; passed where none did.
-
-    Args:
-        asset_key: The asset.
-        outcome: What the update did.
-        elsewhere: Failed samples of partitions that the update was not about.
-    """
-    failed = [*outcome.failed, *elsewhere]
-    return dg.AssetCheckResult(
-        asset_key=asset_key,
-        check_name=CHECK_NAME,
-        passed=not failed,
-        severity=dg.AssetCheckSeverity.WARN,
-        description=failure_summary(failed) if failed else None,
-        metadata={"failed samples": failed_table(failed)} if failed else {},
-    )
-
-
-def failed_before(
-    instance: dg.DagsterInstance, asset_key: dg.AssetKey, columns: Sequence[str]
-) -> list[FailedSample]:
-    """The failed samples that the latest evaluation of the check names.
-
-    Args:
-        instance: The Dagster instance.
-        asset_key: The asset.
-        columns: The columns that name a sample.
-    """
-    evaluation = latest_evaluation(instance, dg.AssetCheckKey(asset_key, CHECK_NAME))
-    table = evaluation.metadata.get("failed samples") if evaluation else None
-    if not isinstance(table, dg.TableMetadataValue):
-        return []
-    return [
-        FailedSample(
-            _ids(str(r.data["sample"]), columns),
-            str(r.data["error"]),
-            str(r.data["message"]),
-            str(r.data.get("where", "")),
-            str(r.data.get("partition", "")) or None,
-        )
-        for r in table.records
-    ]
-
-
-def _ids(name: str, columns: Sequence[str]) -> dict[str, str]:
-    """The ids of a sample from its name, `a=1, b=2`; values may hold commas and equal signs."""
-    pattern = ", ".join(f"{re.escape(column)}=(.*)" for column in columns)
-    found = re.fullmatch(pattern, name, re.DOTALL)
-    return dict(zip(columns, found.groups(), strict=True)) if found else {}
 
 
 def failure_summary(failed: Sequence[FailedSample]) -> str:

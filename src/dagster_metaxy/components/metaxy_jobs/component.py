@@ -1,0 +1,84 @@
+"""MetaxyJobsComponent: jobs over all features of the project."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+
+import dagster as dg
+from pydantic import field_validator
+
+from dagster_metaxy.components._base import LocatedComponent
+from dagster_metaxy.components._graph import project_features
+from dagster_metaxy.components.metaxy_jobs.delete import delete_job
+from dagster_metaxy.components.metaxy_jobs.reconcile import reconcile_job
+from dagster_metaxy.components.metaxy_jobs.scaffolder import MetaxyJobsScaffolder
+from dagster_metaxy.components.metaxy_jobs.stores import ProjectStores
+
+
+@dg.scaffold_with(MetaxyJobsScaffolder)
+class MetaxyJobsComponent(LocatedComponent):
+    """Three jobs over all features of the project.
+
+    `metaxy_check` evaluates the checks of the features that components declare, and computes
+    nothing. `metaxy_reconcile` tells Dagster what is in the store: it observes every feature, and reports
+    as materialized what was computed outside of Dagster. `metaxy_delete` deletes the samples of a
+    feature that meet a condition, all that was computed from them, and their files; unless told
+    otherwise it only says what would go.
+
+    Scaffold it with
+
+        dg scaffold defs MetaxyJobsComponent maintenance
+    """
+
+    prefix: Annotated[
+        str,
+        dg.Resolver.default(
+            description="What the names of the jobs begin with: `<prefix>_check`,"
+            " `<prefix>_reconcile` and `<prefix>_delete`.",
+            examples=["metaxy"],
+        ),
+    ] = "metaxy"
+    store: Annotated[
+        str | None,
+        dg.Resolver.default(
+            description="Name of the store in metaxy.toml, for features whose component names none;"
+            " its default store if left out.",
+            examples=["dev"],
+        ),
+    ] = None
+
+    @field_validator("prefix")
+    @classmethod
+    def _check_prefix(cls, prefix: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9_]+", prefix):
+            raise ValueError(f"{prefix!r} is not a word of letters, digits and underscores")
+        return prefix
+
+    def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
+        """The jobs."""
+        if self._error is not None:
+            raise self._error
+        features = project_features(context)
+        known = features.project.config.stores
+        if self.store is not None and self.store not in known:
+            message = (
+                f"metaxy.toml has no store {self.store!r}; it has: {', '.join(known) or 'none'}"
+            )
+            raise self.error(message, "store")
+        stores = ProjectStores(features, self.store)
+        jobs = [reconcile_job(self.prefix, stores), delete_job(self.prefix, stores)]
+        checks = [
+            dg.AssetCheckKey(asset.key, name)
+            for asset in features.assets.values()
+            for name in asset.check_names
+        ]
+        if not checks:
+            return dg.Definitions(jobs=jobs)
+        check_job = dg.define_asset_job(
+            f"{self.prefix}_check",
+            selection=dg.AssetSelection.checks(*checks),
+            executor_def=dg.in_process_executor,
+            description="Evaluates the checks of all features, and materializes nothing.",
+        )
+        return dg.Definitions(jobs=[*jobs, check_job])
