@@ -291,10 +291,11 @@ class FeatureAsset:
         """The check on the whole asset, of which a run of some partitions saw only these."""
         elsewhere = []
         if self.partitioning is not None and keys is not None:
+            named = {failure.name for failure in outcome.failed}
             elsewhere = [
                 failure
                 for failure in failed_before(instance, self.key, self.feature.parent_columns)
-                if failure.partition not in keys
+                if failure.partition not in keys and failure.name not in named
             ]
         return check_result(self.key, outcome, elsewhere)
 
