@@ -375,7 +375,9 @@ class FeatureAsset:
             failed = [] if outcome is None else outcome.failed
             if outcome is None or keys is not None:
                 # What was not computed now, is as it was found last.
-                failed = [*failed, *self._failed_elsewhere(context.instance, keys)]
+                named = {failure.name for failure in failed}
+                elsewhere = self._failed_elsewhere(context.instance, keys)
+                failed = [*failed, *(f for f in elsewhere if f.name not in named)]
             yield failure_check(self.key, failed)
         with project.use():
             store = project.store(self.store, context.run.run_id)

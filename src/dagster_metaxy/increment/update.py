@@ -419,7 +419,8 @@ class Update:
         stored = self._stored(store, scope, orphaned)
         gone = {}
         for ids in orphaned - kept:
-            partition = scope.key({**stored.get(ids, {}), **dict(zip(parents, ids, strict=True))})
+            further = stored.get(ids, dict.fromkeys(scope.columns))
+            partition = scope.key({**further, **dict(zip(parents, ids, strict=True))})
             if scope.covers(partition):
                 gone[ids] = partition
         if unsure := len(orphaned & kept):
