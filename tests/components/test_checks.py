@@ -242,9 +242,11 @@ def test_which_checks_there_are(docs: Project, names: list[str]) -> None:
 def test_an_unknown_check_is_located(docs: Project) -> None:
     yaml = docs.sandbox.defs_folder_path / "docs/defs.yaml"
     yaml.write_text(yaml.read_text().replace("compute:", "checks: [nothing_stael]\n  compute:"))
-    with pytest.raises(Exception, match="Error while loading component docs") as caught:
+    with pytest.raises(Exception, match="Error while building definitions for docs") as caught:
         docs.load()
-    assert re.search(r"docs/defs.yaml:\d+: checks.0: .*nothing_stael", str(caught.value.__cause__))
+    assert re.search(
+        r"docs/defs.yaml:\d+:\d+: checks.0: .*nothing_stael", str(caught.value.__cause__)
+    )
 
 
 class TestVideos:

@@ -240,7 +240,7 @@ def test_hard_deletion(clips: Project) -> None:
         (
             "def own(sample): ...",
             GROUPED.replace("[video_id]}", "[frame_index]}"),
-            "an aggregation needs the columns frame_index in both",
+            "an aggregation needs frame_index in both",
         ),
         (
             "def own(sample): ...",

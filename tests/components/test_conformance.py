@@ -54,7 +54,7 @@ def _assert_refused(project: Project, attributes: Mapping[str, Any]) -> None:
     with pytest.raises(Exception) as caught:  # noqa: PT011 - its text is what is tested
         _load(project, attributes, {})
     error = caught.value.__cause__ or caught.value.__context__
-    assert f"attributes.{name} at " in str(error)
+    assert f"{name}: there is no such attribute" in str(error)
     assert "words/defs.yaml:" in str(error)
 
 

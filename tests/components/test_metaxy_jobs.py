@@ -225,7 +225,7 @@ def test_the_checks_of_all_features_without_computing(jobs: Project) -> None:
         attributes:
           source: more
           feature_prefix: more
-          partitions: {type: static, partition_keys: [cam]}
+          partitions: {type: static, partition_keys: [bikes], pattern: '(bikes)'}
           checks: [nothing_missing]
         """,
     )
@@ -254,8 +254,11 @@ def _load_error(project: Project) -> str:
 @pytest.mark.parametrize(
     ("attributes", "message"),
     [
-        ("store: prod", r"maintenance/defs.yaml:\d+: metaxy.toml has no store 'prod'; it has: dev"),
-        ("prefix: a b", r"maintenance/defs.yaml:\d+: prefix: 'a b' is not a word of letters"),
+        (
+            "store: prod",
+            r"maintenance/defs.yaml:\d+:\d+: metaxy.toml has no store 'prod'; it has: dev",
+        ),
+        ("prefix: a b", r"maintenance/defs.yaml:\d+:\d+: prefix: 'a b' is not a word of letters"),
         ("prefx: a", r"prefx"),
     ],
 )

@@ -67,13 +67,13 @@ def edit(project: Project, old: str, new: str, file: str = "own/defs.yaml") -> N
         # attributes
         ("id_columns:", "id_colums:", "6:3", "id_colums: there is no such attribute. Did you mean 'id_columns'?"),
         ("x: int", "x: {typ: int}", "8:9", "columns.x.typ: there is no such attribute"),
-        (ADD, "", "3:1", "attributes: 'compute' is missing"),
+        (ADD, "", "4:12", "compute is missing: the function that computes a sample, such as .compute.function"),
         (ADD, f"  group_name: [a]\n{ADD}", "9:15", "group_name: must be a valid string (got a list)"),
         ("[clips/videos]", "clips/videos", "5:9", "deps: must be a valid list (got 'clips/videos')"),
         (ADD, f"  orphans: harsh\n{ADD}", "9:12", "orphans: must be 'soft' or 'hard' (got 'harsh')"),
         (ADD, f"  workers: 0\n{ADD}", "9:12", "workers: must be 1 or more"),
         ("x: int", "x: {type: flaot}", "8:15", f"columns.x.type: unknown column type 'flaot'; use one of {ROW_TYPES}"),
-        (ADD, f"  partitions_def: {{type: dialy}}\n{ADD}", "9:26", "partitions_def.type: must be one of 'hourly', 'daily', 'weekly', 'monthly', 'static', 'dynamic' (got 'dialy')"),
+        (ADD, f"  partitions_def: {{type: dialy}}\n{ADD}", "9:26", "partitions_def.type: must be one of 'hourly', 'daily', 'weekly', 'monthly', 'time_window', 'static', 'dynamic', 'multi' (got 'dialy')"),
         (ADD, f"  partitions_def:\n    type: daily\n{ADD}", "9:3", "partitions_def: 'start_date' is missing"),
         # templates
         ("clips/own", "'{{ env.NO_SUCH }}'", "4:12", "feature: the environment variable NO_SUCH is not set; set it, or give a default: {{ env('NO_SUCH', 'default') }}"),

@@ -101,13 +101,13 @@ def test_renamed_feature_leaves_its_dependants_without_upstream(reloaded: Projec
     _keys(reloaded)
     reloaded.write("words/defs.yaml", _words("r/word"))
     message = _error(reloaded)
-    assert "more/defs.yaml:4: no feature 'r/words' is declared" in message
+    assert "more/defs.yaml:4:10: no feature 'r/words' is declared" in message
     assert "Did you mean 'r/word'?" in message
 
 
 def test_feature_that_became_a_python_class_must_not_be_declared_twice(reloaded: Project) -> None:
     reloaded.write("docs/defs.yaml", _words("r/docs", "r/other"))
-    assert "docs/defs.yaml:3: feature 'r/docs'" in _error(reloaded)
+    assert "docs/defs.yaml:3:12: feature 'r/docs'" in _error(reloaded)
 
 
 def test_two_components_of_one_feature_are_both_named(reloaded: Project) -> None:

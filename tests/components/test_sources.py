@@ -389,7 +389,7 @@ def test_the_asset_of_an_external_feature(library: Library) -> None:
     assert not node.is_materializable
     assert node.description == "Kept by the library."
     columns = node.metadata["dagster/column_schema"].columns
-    assert {c.name: c.type for c in columns} == {"book": "str", "pages": "int"}
+    assert {c.name: c.type for c in columns} == {"book": "any", "pages": "int"}
     assert "metaxy" in node.kinds
     child = graph.get(dg.AssetKey(["library", "length"]))
     assert child.parent_keys == {dg.AssetKey(["library", "books"])}
@@ -451,7 +451,274 @@ def test_a_type_beyond_ours_is_left_to_the_class(tmp_path: Path) -> None:
         "i": ("str", False),
         "n": ("int", True),
         "values": ("list[float]", False),
-        "more": ("unchecked", False),
+        "more": ("any", False),
         "text": ("list[str]", True),
         "path": ("str", False),
     }
+
+
+STATIC = "\n      partitions_def: {type: static, partition_keys: [a, b]}\n"
+DAY = "\n      partitions_def: {type: daily, start_date: '2026-01-01'}\n      partition_by: day\n"
+WITH_DAY = ROOT.rstrip().replace("shelf: {type: str, nullable: true}", "day: date")
+JOBS = "type: dagster_metaxy.MetaxyJobsComponent\nattributes: {}\n"
+
+
+def test_an_empty_source_deletes_nothing_partition_by_partition(library: Library) -> None:
+    library.project.write("books/defs.yaml", ROOT.rstrip() + STATIC)
+    library.hold([A, B])
+    for partition in "ab":
+        library.project.materialize("library/books", partition=partition)
+    library.hold([])
+    for partition in "ab":
+        library.project.materialize("library/books", partition=partition)
+    assert sorted(library.project.rows("library/books")["book"]) == ["a", "b"]
+
+
+def test_ids_are_compared_as_the_store_has_them(library: Library) -> None:
+    library.hold([A, B])
+    library.run()
+    library.compute(
+        "from pathlib import Path\n"
+        "def books(): return [{'book': Path('a'), 'pages': 1, 'etag': 'a1'},"
+        " {'book': Path('b'), 'pages': 'x', 'etag': 'b1'}]"
+    )
+    library.run()
+    assert library.counts()[0] == (0, 0, 0, 1)
+    assert sorted(library.project.rows("library/length")["book"]) == ["a", "b"]
+
+
+def test_times_as_ids(library: Library) -> None:
+    yaml = ROOT.replace("[book]", "[at]").replace("{book: str,", "{at: datetime, book: str,")
+    library.project.write("books/defs.yaml", yaml)
+    library.compute(
+        "import datetime\ndef books(): return [{'at': datetime.datetime(2026, 1, 1), 'book': 'a',"
+        " 'pages': 1, 'etag': 1}]"
+    )
+    (library.project.sandbox.defs_folder_path / "length/defs.yaml").unlink()
+    for counts in ((1, 0, 0, 0), (0, 0, 0, 0)):
+        library.project.materialize("library/books")
+        assert library.project.counts("library/books") == counts
+
+
+@pytest.mark.parametrize("day", ["20260102", "[1]"])
+def test_a_wrong_value_in_the_partition_column_fails_one_sample(library: Library, day: str) -> None:
+    library.project.write("books/defs.yaml", WITH_DAY + DAY)
+    library.compute(
+        "import datetime\ndef books(): return [{'book': 'a', 'pages': 1, 'etag': 1,"
+        " 'day': datetime.date(2026, 1, 2)},"
+        f" {{'book': 'b', 'pages': 1, 'etag': 1, 'day': {day}}}]"
+    )
+    library.project.materialize("library/books", partition="2026-01-02")
+    assert library.project.rows("library/books")["book"].to_list() == ["a"]
+
+
+def test_a_column_declared_later_is_filled_by_the_next_run(library: Library) -> None:
+    library.hold([{**A, "etag": "1"}])
+    library.run()
+    library.project.write(
+        "books/defs.yaml", ROOT.replace("pages: int,", "pages: int, author: str,")
+    )
+    library.hold([{**A, "etag": "1", "author": "x"}])
+    library.run()
+    assert library.counts() == ((0, 0, 0, 0), (0, 0, 0, 0))
+    assert library.project.rows("library/books")["author"].to_list() == ["x"]
+
+
+def test_a_column_that_an_external_table_lacks(library: Library) -> None:
+    yaml = EXTERNAL.replace("{pages: int}", "{pages: int, author: str}")
+    library.project.write("books/defs.yaml", yaml)
+    _produce(library.project, ("a", 1))
+    assert _observe(library.project).metadata["dagster/row_count"].value == 1
+
+
+def test_bytes_are_left_out_of_the_preview(library: Library) -> None:
+    library.project.write(
+        "length/defs.yaml", CHILD.replace("{length: int}", "{length: int, raw: bytes}")
+    )
+    library.project.write(
+        "length/compute.py", "def length(sample): return {'length': 1, 'raw': b'x'}"
+    )
+    library.hold([A])
+    library.run()
+    assert library.project.rows("library/length")["raw"].to_list() == [b"x"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "feature='library/ext', external=True, id_columns=['book'], columns={'pages': 'int'}",
+        "feature='library/own', deps=['library/books'], compute=lambda s: {'n': 1},"
+        " id_columns=['book'], columns={'n': 'int'}",
+    ],
+)
+def test_python_builds_a_component_itself(library: Library, arguments: str) -> None:
+    library.project.write(
+        "other/py.py",
+        f"""
+        import dagster as dg
+        from dagster_metaxy import MetaxyAssetComponent
+
+        @dg.definitions
+        def defs(context: dg.ComponentLoadContext) -> dg.Definitions:
+            return MetaxyAssetComponent({arguments}).build_defs(context)
+        """,
+    )
+    assert len(library.project.load().resolve_asset_graph().get_all_asset_keys()) == 3
+
+
+def test_partition_mapping_of_a_python_class(classes: Library) -> None:
+    head = "type: dagster_metaxy.MetaxyAssetComponent\nattributes:\n  compute: .compute."
+    books = classes.project.write(
+        "books/defs.yaml", head + "books\n  feature: library/books\n  version_columns: etag\n"
+    )
+    length = classes.project.write("length/defs.yaml", head + "length\n  feature: library/length\n")
+    kinds = ("{type: daily, start_date: '2026-01-01'}", "{type: static, partition_keys: [a]}")
+    for file, kind in zip((books, length), kinds, strict=True):
+        file.write_text(file.read_text() + f"  partitions_def: {kind}\n")
+    assert "say in the dep which of them" in load_error(classes.project)
+    length.write_text(
+        length.read_text() + "  deps: [{feature: library/books, partition_mapping: all}]\n"
+    )
+    classes.project.load().resolve_asset_graph()
+    length.write_text(length.read_text().replace("library/books", "library/other"))
+    assert "does not depend on 'library/other', but on library/books" in load_error(classes.project)
+
+
+def test_params_of_a_python_class_are_no_code_version(classes: Library) -> None:
+    file = classes.project.sandbox.defs_folder_path / "length/defs.yaml"
+    file.write_text(file.read_text() + "  params_in_code_version: true\n")
+    assert "which says its code versions itself" in load_error(classes.project)
+
+
+def test_what_depends_on_a_wrong_component_is_not_blamed(library: Library) -> None:
+    shelf = (
+        "\n      partitions_def: {type: static, partition_keys: [x]}\n      partition_by: shelf\n"
+    )
+    library.project.write(
+        "books/defs.yaml", ROOT.rstrip().replace(".compute.books", ".compute.bokks") + shelf
+    )
+    library.project.write("length/defs.yaml", CHILD.rstrip() + shelf)
+    error = load_error(library.project)
+    assert "bokks" in error
+    assert "partition" not in error.replace("partitions_def", "").replace(
+        "partition_by", ""
+    ).replace("partition_keys", "")
+
+
+def test_options_of_computes_do_not_go_with_external(library: Library) -> None:
+    file = library.project.write("books/defs.yaml", EXTERNAL)
+    file.write_text(file.read_text() + "  retry_policy: {max_retries: 2}\n")
+    assert "remove retry_policy, or external" in load_error(library.project)
+
+
+class TestJobs:
+    @pytest.fixture(autouse=True)
+    def _jobs(self, library: Library) -> None:
+        library.project.write("jobs/defs.yaml", JOBS)
+
+    def _delete(self, project: Project, feature: str) -> dg.ExecuteInProcessResult:
+        config = {"feature": feature, "filter": "book = 'a'", "dry_run": False}
+        return project.run_job(
+            "metaxy_delete",
+            run_config={"ops": {"delete": {"config": config}}},
+            raise_on_error=False,
+        )
+
+    def test_external_samples_are_not_deleted(self, library: Library) -> None:
+        project = library.project
+        project.write("books/defs.yaml", EXTERNAL)
+        _produce(project, ("a", 1), ("b", 2))
+        project.materialize("library/length")
+        result = self._delete(project, "library/books")
+        assert not result.success
+        assert "library/books is external" in str(
+            [e.event_specific_data for e in result.all_events if e.is_step_failure]
+        )
+        assert project.rows("library/books").height == 2
+        assert project.rows("library/length").height == 2
+
+    def test_nor_those_of_external_features_downstream(self, library: Library) -> None:
+        project = library.project
+        project.write(
+            "ext/defs.yaml",
+            """
+            type: dagster_metaxy.MetaxyAssetComponent
+            attributes:
+              feature: library/summary
+              external: true
+              deps: [library/books]
+              id_columns: [book]
+            """,
+        )
+        library.hold([A, B])
+        library.run()
+        with mx.FeatureGraph().use(), project.store().open("w") as store:
+
+            class Summary(
+                mx.BaseFeature, spec=mx.FeatureSpec(key="library/summary", id_columns=["book"])
+            ):
+                book: str
+
+            row = {"book": "a", "metaxy_provenance_by_field": {"default": "x"}}
+            store.write(Summary, pl.DataFrame([row]))
+            assert store.read(Summary).collect().shape[0] == 1
+            assert self._delete(project, "library/books").success
+        assert project.rows("library/books").height == 1
+        assert project.rows("library/length").height == 1
+        with mx.FeatureGraph().use(), project.store().open("r") as store:
+
+            class Again(
+                mx.BaseFeature, spec=mx.FeatureSpec(key="library/summary", id_columns=["book"])
+            ):
+                book: str
+
+            assert store.read(Again).collect().shape[0] == 1
+
+    def test_all_features_in_all_partitions_and_beyond(self, library: Library) -> None:
+        project = library.project
+        yaml = WITH_DAY.replace("day: date", "day: {type: date, nullable: true}")
+        project.write("books/defs.yaml", yaml + DAY)
+        project.write("length/defs.yaml", CHILD.rstrip() + DAY)
+        library.compute(
+            "import datetime\ndef books():\n"
+            "  yield {'book': 'a', 'pages': 1, 'etag': 1, 'day': datetime.date(2026, 1, 2)}\n"
+            "  yield {'book': 'b', 'pages': 1, 'etag': 1, 'day': None}\n"
+        )
+        project.run_job("metaxy_update")
+        assert sorted(project.rows("library/length")["book"]) == ["a", "b"]
+        for key in ("library/books", "library/length"):
+            assert project.green(key) == {"2026-01-02"}
+
+    def test_reconcile_reports_partitions(self, library: Library) -> None:
+        project = library.project
+        project.write("books/defs.yaml", WITH_DAY + DAY)
+        project.write("length/defs.yaml", CHILD.rstrip() + DAY)
+        code = (
+            "import datetime\ndef books():\n"
+            "  yield {'book': 'a', 'pages': 1, 'etag': 1, 'day': datetime.date(2026, 1, 1)}\n"
+        )
+        library.compute(code)
+        project.run_job("metaxy_update")
+        with dg.DagsterInstance.ephemeral() as new:
+            project.load().resolve_job_def("metaxy_reconcile").execute_in_process(instance=new)
+            for key in ("books", "length"):
+                assert new.get_materialized_partitions(dg.AssetKey(["library", key])) == {
+                    "2026-01-01"
+                }
+        # A sample that was never computed here, of an upstream whose code has changed since
+        library.compute(code + code.partition(":\n")[2].replace("'a'", "'b'").replace("1)}", "2)}"))
+        project.materialize("library/books", partition="2026-01-02")
+        project.write(
+            "books/defs.yaml",
+            WITH_DAY + "\n      fields: [{key: default, code_version: '2'}]" + DAY,
+        )
+        assert project.run_job("metaxy_reconcile").success
+
+    def test_reconcile_before_the_partition_column_was_stored(self, library: Library) -> None:
+        project = library.project
+        yaml = ROOT.replace("shelf: {type: str", "day: {type: date")
+        project.write("books/defs.yaml", yaml)
+        library.hold([A])
+        library.run()
+        project.write("length/defs.yaml", CHILD.rstrip() + DAY)
+        assert project.run_job("metaxy_reconcile").success

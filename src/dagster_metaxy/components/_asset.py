@@ -73,12 +73,12 @@ def op_name(key: str) -> str:
     return key.replace("/", "__").replace("-", "_")
 
 
-_FEATURE_TAG = "dagster-metaxy/feature"
+_COMPONENT_MARK = "dagster-metaxy/component"
 
 
 def is_of_component(asset: dg.AssetsDefinition) -> bool:
     """Whether an asset is one that a component made of a feature."""
-    return asset.is_executable and _FEATURE_TAG in asset.op.tags
+    return any(_COMPONENT_MARK in spec.metadata for spec in asset.specs)
 
 
 def code_references(function: Callable[..., Any] | None) -> dict[str, Any]:
@@ -166,6 +166,7 @@ class FeatureAsset:
                 **self.metadata,
                 **code_references(self.source),
                 "metaxy/feature": self.feature.key,
+                _COMPONENT_MARK: True,
             },
             partitions_def=self.partitioning.definition if self.partitioning else None,
             **self.attributes,
@@ -226,7 +227,7 @@ class FeatureAsset:
             if self.partitioning
             else None,
             required_resource_keys=self.runner.resource_names,
-            op_tags={**self.op_tags, _FEATURE_TAG: self.feature.key},
+            op_tags=dict(self.op_tags),
             retry_policy=self.retry_policy,
             pool=self.pool,
         )
@@ -437,12 +438,14 @@ class FeatureAsset:
             instance: Where they are registered.
             store: An open store that holds the feature.
         """
-        if self.partitioning is None or self.runner.pending is None:
+        if self.partitioning is None:
             return
         scope = self._scope(None)
-        left = self.runner.pending(store, scope)
+        pending = self.runner.pending  # of a root of one's own, rows are what was listed last
+        left = pending(store, scope) if pending is not None else Pending()
         rows = stores.read(store, self.feature.key)
-        if rows is None:
+        # Rows from before the columns were declared do not have them.
+        if rows is None or not set(scope.columns) <= set(rows.columns):
             return
         outcome = Outcome()
         outcome.settle(
@@ -453,7 +456,7 @@ class FeatureAsset:
                 .iter_rows(named=True)
             }
             - {
-                scope.key(sample)
+                scope.key({**dict.fromkeys(scope.columns), **sample})
                 for samples in (left.new, left.stale, left.orphaned, left.unknown)
                 for sample in samples
             }
@@ -470,3 +473,34 @@ class FeatureAsset:
             # By these, Dagster knows the dimensions of a key.
             tags={f"dagster/partition/{name}": own for name, own in dimensions.items()},
         )
+
+
+def update_job(
+    name: str, assets: Sequence[FeatureAsset], project: MetaxyProject, description: str
+) -> dg.JobDefinition:
+    """A job that brings features up to date, in all partitions, in one run.
+
+    Args:
+        name: Its name.
+        assets: The features, upstream first.
+        project: For their stores.
+        description: What Dagster shows.
+    """
+    keys = {asset.feature.key for asset in assets}
+
+    @dg.graph(name=name)
+    def update() -> None:
+        done: dict[str, Any] = {}
+        for asset in assets:
+            after = [upstream for upstream in asset.feature.upstream if upstream in keys]
+            op = asset.op(project, after)
+            done[asset.feature.key] = op(
+                **{op_name(upstream): done[upstream] for upstream in after}
+            )
+
+    return update.to_job(
+        name=name,
+        # A process per step would spend seconds on imports for each; computes have threads.
+        executor_def=dg.in_process_executor,
+        description=description,
+    )

@@ -122,11 +122,21 @@ def _with_others(
     return told
 
 
+_checking: ContextVar[bool] = ContextVar("looking for assets in Python", default=False)
+
+
 def _check_asset_keys(tree: dg.ComponentTree, features: ProjectFeatures) -> None:
     """Note where an asset that is written in Python has the key of a feature: Dagster would name the
     key, and no place."""
+    if _checking.get():  # what is looked at builds a component itself
+        return
     declared = {asset.key: key for key, asset in features.assets.items()}
-    for definitions in definitions_in_python(tree):
+    token = _checking.set(True)
+    try:
+        found = list(definitions_in_python(tree))
+    finally:
+        _checking.reset(token)
+    for definitions in found:
         for asset in definitions.assets or ():
             # Python may also build a component of the tree.
             if not isinstance(asset, dg.AssetsDefinition) or is_of_component(asset):
@@ -253,12 +263,8 @@ def _register(
                 there = owners[key].position(owners[key].key_attribute) or "in Python"
                 message = f"the feature {key!r} is declared twice: here and at {there}"
                 raise _Blamed(component, component.error(message, component.key_attribute))
-            if asset.store is not None and asset.store not in project.config.stores:
-                message = (
-                    f"metaxy.toml has no store {asset.store!r}; it has:"
-                    f" {', '.join(project.config.stores) or 'none'}"
-                )
-                raise _Blamed(component, component.error(message, "store"))
+            if (missing := project.missing_store(asset.store)) is not None:
+                raise _Blamed(component, component.error(missing, "store"))
             if asset.store not in checked:
                 checked.add(asset.store)
                 try:
@@ -285,8 +291,14 @@ def _register(
             owner = owners[key]
             try:
                 _check_upstream(asset.feature, typed, owner, project, wrong)
-                ordered[key] = asset = partitioned(asset, ordered, typed, owner)
-                typed[key] = asset.feature
+                if not any(
+                    _may_declare(c, above)
+                    for c in wrong
+                    for above in asset.feature.upstream
+                    if above not in typed
+                ):
+                    ordered[key] = asset = partitioned(asset, ordered, typed, owner)
+                    typed[key] = asset.feature
                 asset.feature.register(project.name)
                 _check_fields(asset.feature, owner, project)
             except ResolutionException as error:
@@ -335,7 +347,8 @@ def _check_upstream(
         if upstream is None:
             unknown = any(_may_declare(c, key) for c in wrong)
             if not unknown:
-                if hint := did_you_mean(key, {*known, *registered_keys()}):
+                # Where another feature depends on it, too, there is a stand-in by now.
+                if hint := did_you_mean(key, {*known, *registered_keys()} - {key}):
                     raise owner.error(f"no feature {key!r} is declared.{hint}", *where, "feature")
                 _warn_of_undeclared(key, owner.position(*where, "feature"))
                 if _type(dep) == AGGREGATION:
@@ -358,7 +371,7 @@ def _check_upstream(
         for number, name in enumerate(dep.get("select") or () if upstream.columns_known else ()):
             if name not in columns:
                 raise owner.error(_no_column(key, name, columns), *where, "columns", number)
-        _check_lineage(feature, dep, [rename.get(c, c) for c in upstream.id_columns], owner, where)
+        _check_lineage(feature, dep, upstream, owner, where)
     for index, item in enumerate(feature.fields):
         for number, dep in enumerate(item["deps"] if isinstance(item.get("deps"), list) else ()):
             upstream = known.get(dep["feature"])
@@ -437,20 +450,25 @@ def _no_column(key: str, name: str, columns: list[str]) -> str:
 def _check_lineage(
     feature: Feature,
     dep: Mapping[str, Any],
-    upstream_ids: list[str],
+    upstream: Feature,
     owner: FeatureComponent,
     where: tuple[str | int, ...],
 ) -> None:
     """Refuse id columns that do not fit the lineage."""
+    rename = dep.get("rename") or {}
+    upstream_ids, columns = (
+        [rename.get(c, c) for c in names] for names in (upstream.id_columns, upstream.columns)
+    )
     relationship = dep.get("lineage", identity())["relationship"]
     ids, parents, above = set(feature.id_columns), set(feature.parent_columns), set(upstream_ids)
     names = f"a sample of {feature.key!r} is named by {', '.join(feature.id_columns)}"
     theirs = f"one of its upstream {dep['feature']!r} by {', '.join(upstream_ids)}"
     if relationship["type"] == AGGREGATION:
         on = set(relationship.get("on") or feature.id_columns)
-        if not on <= above or not on <= ids:
+        if not on <= ids or (upstream.columns_known and not on <= set(columns)):
             raise owner.error(
-                f"{names}, {theirs}: an aggregation needs the columns {', '.join(sorted(on))} in both",
+                f"{names}; {dep['feature']!r} has the columns {', '.join(columns)}: an aggregation"
+                f" needs {', '.join(sorted(on))} in both",
                 *where,
             )
     elif relationship["type"] == EXPANSION:

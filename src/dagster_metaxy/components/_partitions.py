@@ -9,7 +9,7 @@ import dagster as dg
 
 from dagster_metaxy.components._asset import FeatureAsset
 from dagster_metaxy.components._base import FeatureComponent
-from dagster_metaxy.declare.columns import Column
+from dagster_metaxy.declare.columns import UNCHECKED, Column
 from dagster_metaxy.declare.errors import did_you_mean
 from dagster_metaxy.declare.feature import Feature
 from dagster_metaxy.declare.partitions import Partitioning, refusal
@@ -66,7 +66,7 @@ def partitioned(
             )
         is_window = isinstance(definition, dg.TimeWindowPartitionsDefinition)
         types = _TIME_TYPES if is_window else _KEY_TYPES
-        if column.type not in types:
+        if column.type not in (*types, UNCHECKED):
             raise owner.error(
                 f"partitions are found by a column of type {', '.join(types)}; {name!r} is"
                 f" {column.type}." + ("" if given else " Name another one in partition_by."),
@@ -146,16 +146,20 @@ def _check_mappings(
 ) -> None:
     """Refuse what Dagster would refuse when it loads all definitions, without saying where."""
     own = asset.partitioning.definition if asset.partitioning else None
-    for index, key in enumerate(asset.feature.upstream):
+    written = [dep.feature for dep in getattr(owner, "deps", None) or ()]
+    for key in asset.feature.upstream:
         if key not in upstream:
             continue
+        # Of a Python class, YAML need not repeat what it depends on.
+        where = ("deps", written.index(key)) if key in written else ("feature",)
         mapping = asset.partition_mappings.get(key)
         above = upstream[key].partitioning
         if above is None:
             if mapping is not None:
                 raise owner.error(
                     f"{key!r} has no partitions that could be mapped: leave partition_mapping out",
-                    *("deps", index, "partition_mapping"),
+                    *where,
+                    "partition_mapping",
                 )
             continue
         if mapping is None and (own is None or own == above.definition):
@@ -166,13 +170,14 @@ def _check_mappings(
         if why and mapping is not None:
             raise owner.error(
                 f"partitions of {key!r} cannot be mapped so: {why}",
-                *("deps", index, "partition_mapping"),
+                *where,
+                "partition_mapping",
             )
         if why:
             raise owner.error(
                 f"the partitions of {key!r} are others than those of {asset.feature.key!r} ({why}):"
                 " say in the dep which of them they depend on, such as `partition_mapping: all`",
-                *("deps", index),
+                *where,
             )
 
 

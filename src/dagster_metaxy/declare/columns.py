@@ -25,7 +25,7 @@ SCALARS: Mapping[str, type] = {
 TYPES = (*SCALARS, *(f"list[{name}]" for name in SCALARS))
 """What a column's type may be in YAML: a scalar, or a list of one."""
 
-UNCHECKED = "unchecked"
+UNCHECKED = "any"
 """The type of a column that a Python class declares as something else: a mapping, a nested list ..."""
 
 
@@ -86,6 +86,8 @@ class Column:
     @property
     def annotation(self) -> Any:
         """The Python annotation of a Metaxy feature class."""
+        if self.type == UNCHECKED:
+            return Any
         scalar, is_list = self._scalar
         annotation: Any = list[SCALARS[scalar]] if is_list else SCALARS[scalar]
         return annotation | None if self.nullable else annotation

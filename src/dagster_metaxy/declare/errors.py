@@ -151,8 +151,8 @@ def check_written(context: dg.ResolutionContext, model: BaseModel) -> None:
         raise located_validation_error(context, model._error, model._written, known)
     for path, text in _texts(written(model)):
         for variable in _VARIABLE.finditer(text):
-            # Alone, it gives null, which may be right; in a text, it gives the word None.
-            if variable.group() != text.strip() and variable[1] not in os.environ:
+            # Dagster would take null for it, or put the word None into a text.
+            if variable[1] not in os.environ:
                 raise located(context, f"{_name(path)}: {_not_set(variable[1])}", *path)
 
 
@@ -209,9 +209,6 @@ def located_validation_error(
         ),
     )
     there, given = _at(values, path), problem["input"]
-    variable = _VARIABLE.fullmatch(there.strip()) if isinstance(there, str) else None
-    if variable and variable[1] not in os.environ:
-        return located(context, f"{_name(path)}: {_not_set(variable[1])}", *path)
     message = problem["msg"].removeprefix("Value error, ").replace("Input should", "must")
     match problem["type"]:
         case "extra_forbidden":

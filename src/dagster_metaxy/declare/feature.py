@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from dagster_metaxy.declare.columns import Column
+from dagster_metaxy.declare.columns import UNCHECKED, Column
 
 if TYPE_CHECKING:
     import metaxy as mx
@@ -141,7 +141,9 @@ class Feature:
 
     def with_id_types(self, known: Mapping[str, Feature]) -> Feature:
         """This feature with all id columns, and those that name the parent, typed: as declared, else
-        as upstream, else `str`."""
+        as upstream; where that is not known, unchecked; of a root, `str`."""
+        elsewhere = self.deps or isinstance(self, ExternalFeature)
+        default = Column(UNCHECKED if elsewhere else "str")
         columns = dict(self.columns)
         named = dict.fromkeys((*self.id_columns, *self.parent_columns))
         for name in named:
@@ -151,7 +153,7 @@ class Feature:
                     for dep in self.deps
                     if (key := dep["feature"]) in known
                 )
-                columns[name] = next((c[name] for c in upstream if name in c), Column("str"))
+                columns[name] = next((c[name] for c in upstream if name in c), default)
         ids = {name: columns.pop(name) for name in named}
         return replace(self, columns={**ids, **columns})
 

@@ -56,6 +56,13 @@ class MetaxyProject:
         """
         return self.config.get_store(name, materialization_id=run_id)
 
+    def missing_store(self, name: str | None) -> str | None:
+        """What to say where metaxy.toml has no store of a name; None where it has."""
+        if name is None or name in self.config.stores:
+            return None
+        there = ", ".join(self.config.stores) or "none"
+        return f"{CONFIG_FILE} has no store {name!r}; it has: {there}"
+
     def check_store(self, name: str | None = None) -> None:
         """Refuse a store that cannot be opened for what its configuration says.
 

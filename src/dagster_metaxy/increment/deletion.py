@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,7 +58,11 @@ class Deletion:
 
 
 def plan_deletion(
-    store_of: StoreOf, key: str, condition: str, artifacts: Mapping[str, Path]
+    store_of: StoreOf,
+    key: str,
+    condition: str,
+    artifacts: Mapping[str, Path],
+    external: Collection[str] = (),
 ) -> list[Deletion]:
     """What goes where the samples of a feature that meet a condition are deleted.
 
@@ -72,6 +76,8 @@ def plan_deletion(
         key: The feature key.
         condition: As SQL writes it, and Metaxy reads it: `video_id = 'bikes' AND duration > 3`.
         artifacts: The folder of artifacts of features that may have any, by feature key.
+        external: Keys of features that only other projects may write. What was computed from their
+            samples goes all the same; of these, nothing does.
 
     Returns:
         The feature, then all downstream of it, upstream first, whether or not anything goes.
@@ -88,6 +94,10 @@ def plan_deletion(
             f"there is no feature {key!r}; there are: {', '.join(known) or 'none'}."
             + did_you_mean(key, known)
         )
+    if key in external:
+        raise DeletionError(
+            f"{key} is external: only the project that produces it may delete its samples"
+        )
     expression = _parsed(condition)
     found: dict[str, _Split] = {}
     for k in [key, *(d.to_string() for d in graph.get_downstream_features([key]))]:
@@ -101,7 +111,9 @@ def plan_deletion(
                     split.follow(dep, upstream)
         found[k] = split
     return [
-        split.deletion(Artifacts(artifacts[k], k) if k in artifacts else None)
+        Deletion(k, tuple(split.spec.id_columns))
+        if k in external
+        else split.deletion(Artifacts(artifacts[k], k) if k in artifacts else None)
         for k, split in found.items()
     ]
 

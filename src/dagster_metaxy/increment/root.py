@@ -75,14 +75,14 @@ class Root:
         outcome = Outcome()
         rows, kept = self._listed(scope, runtime, outcome)
         with store.open("w"):
-            stores.check_table(store, self.feature)
+            stores.check_table(store, self.feature, fills=True)
             known = self._known(store, scope)
             changed = self._changed(store, rows, known, scope, outcome)
             if changed:
                 stores.append(store, self.feature.key, stores.typed(self.feature, changed))
                 outcome.written = len(changed)
             gone = {ids: key for ids, key in known.items() if not (ids in rows or ids in kept)}
-            if gone and not rows and not kept and scope.keys is None:
+            if gone and not rows and not kept:
                 # Far more often a source that is away than the end of all samples.
                 outcome.notes.append(
                     f"the compute returned no sample, but the store has {len(gone)}: they are kept."
@@ -98,6 +98,17 @@ class Root:
         outcome.seconds = time.monotonic() - started
         return outcome
 
+    def _named(self, returned: Row) -> dict[str, Any]:
+        """The ids of a returned row, as the store has them."""
+        return {c: self._value(c, returned.get(c)) for c in self.feature.id_columns}
+
+    def _value(self, column: str, value: Any) -> Any:
+        """A value as the store has it; null where it does not fit the column."""
+        try:
+            return self.feature.columns[column].check(value)
+        except ColumnError:
+            return None
+
     def _ids(self, row: Row) -> Ids:
         return tuple(row.get(c) for c in self.feature.id_columns)
 
@@ -109,8 +120,8 @@ class Root:
         rows: dict[Ids, Row] = {}
         kept: set[Ids] = set()
         for returned in self._returned(runtime):
-            ids = self._ids(returned)
-            named = dict(zip(self.feature.id_columns, ids, strict=True))
+            named = self._named(returned)
+            ids = tuple(named.values())
             try:
                 row = self._checked(returned)
                 if rows.get(ids, row) != row:
@@ -120,10 +131,8 @@ class Root:
                     f"{self.feature.key}, sample {sample_name(named)}: {error}"
                 ) from error
             except ColumnError as error:
-                # What is known of it, to find its partition.
-                partition = scope.key(
-                    {**dict.fromkeys(scope.columns), **returned, **rows.pop(ids, {})}
-                )
+                known = {c: self._value(c, returned.get(c)) for c in scope.columns}
+                partition = scope.key({**known, **rows.pop(ids, {})})
                 kept.add(ids)
                 if scope.covers(partition):
                     failure = FailedSample(named, type(error).__name__, str(error))

@@ -106,11 +106,16 @@ def _retrying(commit: Callable[[], None]) -> None:
             time.sleep(random.uniform(0.05, 0.2) * 2**attempt)
 
 
-def check_table(store: mx.MetadataStore, feature: Feature) -> None:
+def check_table(store: mx.MetadataStore, feature: Feature, *, fills: bool = False) -> None:
     """Refuse to work on a table whose rows are of other columns than the feature declares.
 
     Stores keep one type per column for all versions of a feature, and some cast silently what is
     written to what is there.
+
+    Args:
+        store: An open store.
+        feature: The feature.
+        fills: Whether the coming update fills columns that were declared since.
 
     Raises:
         UpdateError: With the column, what is stored, what is declared, and how to mend it.
@@ -144,7 +149,8 @@ def check_table(store: mx.MetadataStore, feature: Feature) -> None:
                 f" have no column {name!r}. Give the feature another key, or remove the table"
                 f" {table}: its samples are then computed again."
             )
-    if lacking := [n for n, c in feature.columns.items() if n not in stored and not c.nullable]:
+    lacking = [n for n, c in feature.columns.items() if n not in stored and not c.nullable]
+    if lacking and not fills:
         count = store.read(key).select(nw.len()).collect().item(0, 0)
         if count:
             raise UpdateError(

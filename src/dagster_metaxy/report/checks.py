@@ -58,8 +58,8 @@ def feature_checks(
     if not set(names) - {NO_FAILED}:
         return
     with store.open("r"):
-        stores.check_table(store, feature)
         if pending is not None and set(names) & set(OF_PENDING):
+            stores.check_table(store, feature)
             left = pending(store)
             for name, samples, what in (
                 (NOTHING_STALE, left.stale, "stale"),
@@ -168,6 +168,7 @@ def failed_before(
             str(r.data["error"]),
             str(r.data["message"]),
             str(r.data.get("where", "")),
+            str(r.data.get("partition", "")) or None,
         )
         for r in table.records
     ]

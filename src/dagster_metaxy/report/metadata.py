@@ -99,7 +99,8 @@ def rows_metadata(
         if not rows.implementation.is_polars():  # SQL engines have no last rows, but newest
             newest = rows.sort("metaxy_created_at", descending=True).head(PREVIEW_ROWS)
             rows = nw.from_native(newest.collect().to_polars().lazy())
-        there = rows.collect_schema().names()
+        # Dagster's tables take no bytes.
+        there = [n for n, t in rows.collect_schema().items() if t != nw.Binary()]
         shown = [c for c in feature.columns or there if c in there and not is_system(c)]
         metadata["preview"] = mxd.build_table_preview_metadata(
             rows.select(shown), column_schema(feature), n_rows=PREVIEW_ROWS

@@ -271,6 +271,19 @@ class DepModel(_Strict):
 
 _EVERY_FIELD = "*"
 
+_OF_COMPUTES = (
+    "backfill_policy",
+    "batch_size",
+    "op_tags",
+    "orphans",
+    "params",
+    "params_in_code_version",
+    "pool",
+    "retry_policy",
+    "workers",
+)
+"""Attributes that say how a feature is computed."""
+
 _ANY_TEXT: dict[str, Any] = {"type": "string"}
 
 
@@ -553,7 +566,11 @@ class MetaxyAssetComponent(FeatureComponent):
                 "removing rows for good needs pyarrow: pip install 'dagster-metaxy[hard-delete]'",
                 "orphans",
             )
-        if any(v is not None for v in (self.id_columns, self.columns, self.deps, self.fields)):
+        # A dep that says no more than how partitions are mapped declares nothing.
+        depends = any(
+            set(dep.spec()) - {"feature"} or not dep.partition_mapping for dep in self.deps or ()
+        )
+        if depends or any(v is not None for v in (self.id_columns, self.columns, self.fields)):
             feature = self._declared_feature()
         else:
             feature = self._known_feature()
@@ -586,6 +603,18 @@ class MetaxyAssetComponent(FeatureComponent):
                 f" {CONFIG_FILE}." + did_you_mean(self.feature, registered_keys()),
                 "feature",
             )
+        for index, dep in enumerate(self.deps or ()):
+            if dep.feature not in feature.upstream:
+                raise self.error(
+                    f"{self.feature!r} does not depend on {dep.feature!r}, but on"
+                    f" {', '.join(feature.upstream) or 'nothing'}",
+                    *("deps", index),
+                )
+        if self.params_in_code_version:
+            raise self.error(
+                f"{self.feature!r} is declared by a Python class, which says its code versions itself",
+                "params_in_code_version",
+            )
         return feature
 
     def _declared_feature(self) -> Feature:
@@ -593,7 +622,7 @@ class MetaxyAssetComponent(FeatureComponent):
             raise self.error(
                 "id_columns is missing: the columns that name a sample of this feature", "feature"
             )
-        if not self.columns and not self.external:
+        if self.columns is None and not self.external:
             raise self.error(
                 "columns is missing: those that the compute returns, and the type of each",
                 "feature",
@@ -627,6 +656,12 @@ class MetaxyAssetComponent(FeatureComponent):
                     "an external feature is not computed here: remove compute, or external",
                     "compute",
                 )
+            for name in _OF_COMPUTES:
+                if getattr(self, name) != type(self).model_fields[name].default:
+                    raise self.error(
+                        f"an external feature is not computed here: remove {name}, or external",
+                        name,
+                    )
             return Elsewhere(feature)
         if self.compute is None:
             raise self.error(

@@ -8,6 +8,7 @@ from typing import Annotated
 import dagster as dg
 from pydantic import field_validator
 
+from dagster_metaxy.components._asset import update_job
 from dagster_metaxy.components._base import LocatedComponent
 from dagster_metaxy.components._graph import project_features
 from dagster_metaxy.components.metaxy_jobs.delete import delete_job
@@ -18,9 +19,10 @@ from dagster_metaxy.components.metaxy_jobs.stores import ProjectStores
 
 @dg.scaffold_with(MetaxyJobsScaffolder)
 class MetaxyJobsComponent(LocatedComponent):
-    """Three jobs over all features of the project.
+    """Jobs over all features of the project.
 
-    `metaxy_check` evaluates the checks of the features that components declare, and computes
+    `metaxy_update` brings all of them up to date in one run without a partition, which Dagster's own
+    runs of partitioned assets cannot do. `metaxy_check` evaluates the checks of the features that components declare, and computes
     nothing. `metaxy_reconcile` tells Dagster what is in the store: it observes every feature, and reports
     as materialized what was computed outside of Dagster. `metaxy_delete` deletes the samples of a
     feature that meet a condition, all that was computed from them, and their files; unless told
@@ -34,8 +36,8 @@ class MetaxyJobsComponent(LocatedComponent):
     prefix: Annotated[
         str,
         dg.Resolver.default(
-            description="What the names of the jobs begin with: `<prefix>_check`,"
-            " `<prefix>_reconcile` and `<prefix>_delete`.",
+            description="What the names of the jobs begin with: `<prefix>_update`,"
+            " `<prefix>_check`, `<prefix>_reconcile` and `<prefix>_delete`.",
             examples=["metaxy"],
         ),
     ] = "metaxy"
@@ -60,14 +62,13 @@ class MetaxyJobsComponent(LocatedComponent):
         if self._error is not None:
             raise self._error
         features = project_features(context)
-        known = features.project.config.stores
-        if self.store is not None and self.store not in known:
-            message = (
-                f"metaxy.toml has no store {self.store!r}; it has: {', '.join(known) or 'none'}"
-            )
-            raise self.error(message, "store")
+        if (missing := features.project.missing_store(self.store)) is not None:
+            raise self.error(missing, "store")
         stores = ProjectStores(features, self.store)
         jobs = [reconcile_job(self.prefix, stores), delete_job(self.prefix, stores)]
+        if computed := [a for a in features.assets.values() if not a.is_external]:
+            what = "Brings all features up to date, in all partitions and beyond, in one run."
+            jobs.append(update_job(f"{self.prefix}_update", computed, features.project, what))
         checks = [
             dg.AssetCheckKey(asset.key, name)
             for asset in features.assets.values()

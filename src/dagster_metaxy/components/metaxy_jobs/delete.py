@@ -11,6 +11,7 @@ from dagster_metaxy.components.metaxy_jobs.stores import ProjectStores
 from dagster_metaxy.discovery.videos import Videos
 from dagster_metaxy.increment.deletion import Deletion, delete, plan_deletion
 from dagster_metaxy.increment.outcome import UpdateError
+from dagster_metaxy.increment.root import Root
 from dagster_metaxy.increment.update import Update
 from dagster_metaxy.report.tables import metadata_table, text_table
 
@@ -109,7 +110,12 @@ def _plan(
         for key, asset in stores.features.assets.items()
         if isinstance(asset.runner, Update)
     }
-    return plan_deletion(store_of, config.feature, config.filter, folders)
+    import metaxy as mx
+
+    external = {key for key, asset in stores.features.assets.items() if asset.is_external}
+    graph = mx.current_graph().feature_definitions_by_key
+    external |= {key.to_string() for key, found in graph.items() if found.is_external}
+    return plan_deletion(store_of, config.feature, config.filter, folders, external)
 
 
 def _record(deletion: Deletion) -> Mapping[str, Any]:
@@ -133,11 +139,15 @@ def _notes(
     asset = stores.features.assets.get(deletion.key)
     if asset is None:
         return
-    if asset.feature.upstream:
+    if asset.is_external:
+        yield f"of {deletion.key}, which is external, only its own project may delete samples"
+    elif asset.feature.upstream:
         yield (
             f"samples of {deletion.key} whose upstream is there are computed again by its next run;"
             f" to be rid of them, delete them from {' or '.join(asset.feature.upstream)}"
         )
+    elif isinstance(asset.runner, Root):
+        yield f"those that the compute of {deletion.key} still lists come back with its next run"
     elif isinstance(asset.runner, Videos):
         try:
             listed = asset.runner.listed(store_of(deletion.key))

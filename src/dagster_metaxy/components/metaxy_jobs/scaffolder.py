@@ -17,6 +17,9 @@ _YAML = """\
 type: dagster_metaxy.MetaxyJobsComponent
 
 attributes:
+  # metaxy_update brings all features up to date in one run:
+  #   dg launch --job metaxy_update
+  #
   # metaxy_check evaluates the checks of all features, and computes nothing:
   #   dg launch --job metaxy_check
   #
@@ -37,7 +40,8 @@ attributes:
 """
 
 _PYTHON = '''\
-"""Jobs over all features of the project: metaxy_check, metaxy_reconcile and metaxy_delete."""
+"""Jobs over all features of the project: metaxy_update, metaxy_check, metaxy_reconcile and
+metaxy_delete."""
 
 import dagster as dg
 

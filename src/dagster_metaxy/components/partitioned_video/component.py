@@ -12,9 +12,9 @@ from typing import Annotated, Any
 import dagster as dg
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from dagster_metaxy.components._asset import FeatureAsset, op_name
+from dagster_metaxy.components._asset import FeatureAsset, update_job
 from dagster_metaxy.components._base import FeatureComponent
-from dagster_metaxy.components._graph import ProjectFeatures, project_features
+from dagster_metaxy.components._graph import project_features
 from dagster_metaxy.components.partitioned_video.scaffolder import PartitionedVideoScaffolder
 from dagster_metaxy.components.partitioned_video.steps import STEPS, AnyStep
 from dagster_metaxy.declare.partitions import (
@@ -215,7 +215,15 @@ class PartitionedVideoComponent(FeatureComponent):
             self._check_pattern(Path(context.project_root), root, project)
             return dg.Definitions(
                 assets=self.asset_definitions(features),
-                jobs=[_collection_job(self.job_name, root, features)],
+                jobs=[
+                    update_job(
+                        self.job_name,
+                        features.downstream(root.feature.key),
+                        project,
+                        f"Brings {root.feature.key} and all features downstream of it up to date, in"
+                        " all partitions, in one run.",
+                    )
+                ],
                 sensors=[
                     build_sensor(
                         name=f"{self.job_name}_sensor",
@@ -227,24 +235,3 @@ class PartitionedVideoComponent(FeatureComponent):
                     )
                 ],
             )
-
-
-def _collection_job(name: str, root: FeatureAsset, features: ProjectFeatures) -> dg.JobDefinition:
-    """A job that brings a collection and all features downstream of it up to date."""
-    assets = {a.feature.key: a for a in features.downstream(root.feature.key)}
-
-    @dg.graph(name=name)
-    def collection() -> None:
-        done: dict[str, Any] = {}
-        for key, asset in assets.items():
-            after = [upstream for upstream in asset.feature.upstream if upstream in assets]
-            op = asset.op(features.project, after)
-            done[key] = op(**{op_name(upstream): done[upstream] for upstream in after})
-
-    return collection.to_job(
-        name=name,
-        # A process per step would spend seconds on imports for each; computes have threads.
-        executor_def=dg.in_process_executor,
-        description=f"Brings {root.feature.key} and all features downstream of it up to date, in all"
-        " partitions, in one run.",
-    )
