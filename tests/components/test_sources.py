@@ -722,3 +722,49 @@ class TestJobs:
         library.run()
         project.write("length/defs.yaml", CHILD.rstrip() + DAY)
         assert project.run_job("metaxy_reconcile").success
+
+    def test_a_condition_on_dates(self, library: Library) -> None:
+        library.project.write("books/defs.yaml", WITH_DAY)
+        library.compute(
+            "import datetime\ndef books():\n"
+            "  for n in (1, 2, 3):\n"
+            "    yield {'book': str(n), 'pages': n, 'etag': 1, 'day': datetime.date(2026, 1, n)}\n"
+        )
+        library.run()
+        config = {"feature": "library/books", "filter": "day > '2026-01-02'", "dry_run": False}
+        library.project.run_job("metaxy_delete", run_config={"ops": {"delete": {"config": config}}})
+        assert sorted(library.project.rows("library/length")["book"]) == ["1", "2"]
+
+
+def test_partitions_of_a_feature_that_has_rows(library: Library) -> None:
+    library.project.write("books/defs.yaml", WITH_DAY)
+    library.compute(
+        "import datetime\ndef books(): return [{'book': 'a', 'pages': 1, 'etag': 1,"
+        " 'day': datetime.date(2026, 1, 2)}]"
+    )
+    library.run()
+    library.project.write("length/defs.yaml", CHILD.rstrip() + DAY)
+    library.project.materialize("library/length", partition="2026-01-02")
+    assert library.counts()[1] == (0, 0, 0, 0)
+    assert library.project.green("library/length") == {"2026-01-02"}
+
+
+def test_an_external_feature_that_nobody_wrote(library: Library) -> None:
+    library.project.write("books/defs.yaml", EXTERNAL)
+    assert "is not in the store" in str(_observe(library.project).metadata["notes"].value)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("compute:", "partitions_def: daily\n      compute:", "such as {type: daily, start_date:"),
+        (
+            "[library/books]",
+            "[{feature: library/books, lineage: expansion}]",
+            "{type: expansion, on:",
+        ),
+    ],
+)
+def test_words_that_need_more(library: Library, old: str, new: str, message: str) -> None:
+    library.project.write("length/defs.yaml", CHILD.replace(old, new, 1))
+    assert message in load_error(library.project)

@@ -13,7 +13,7 @@ from dagster_metaxy.declare.feature import Feature
 from dagster_metaxy.declare.project import MetaxyProject
 from dagster_metaxy.increment.outcome import UpdateError
 from dagster_metaxy.report.checks import NO_FAILED
-from dagster_metaxy.report.metadata import column_schema, rows_metadata
+from dagster_metaxy.report.metadata import NEVER_WRITTEN, column_schema, rows_metadata
 
 if TYPE_CHECKING:
     import metaxy as mx
@@ -108,6 +108,11 @@ class ExternalAsset(FeatureAsset):
         with project.use():
             store = project.store(self.store, context.run.run_id)
             metadata, data_version = rows_metadata(store, self.feature)
+        if data_version == NEVER_WRITTEN:
+            note = f"{self.feature.key} is not in the store: its project has not written it, or its key"
+            note += " is another"
+            context.log.warning(note)
+            metadata["notes"] = note
         yield dg.ObserveResult(
             asset_key=self.key,
             metadata=metadata,

@@ -78,7 +78,8 @@ def partitioned(
                 " found: give it one",
                 where,
             )
-        columns.setdefault(name, column)
+        # Rows from before have none.
+        columns.setdefault(name, replace(column, nullable=True) if feature.deps else column)
     runner = asset.runner.of(replace(feature, columns=columns))
     return replace(asset, runner=runner, partitioning=found)
 

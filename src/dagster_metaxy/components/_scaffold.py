@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,9 +41,8 @@ def project_root(request: dg.ScaffoldRequest[Any]) -> Path:
 def ensure_metaxy_config(root: Path) -> None:
     """Write a metaxy.toml with the embedded store where the project has none."""
     if not has_config(root):
-        name = "".join(c if c.isalnum() or c in "-_" else "_" for c in root.name)
-        while "__" in name:
-            name = name.replace("__", "_")
+        # The name that Metaxy gives to classes of the project's module: `mx` shows one project's.
+        name = re.sub(r"\W|_+", "_", root.name)
         (root / CONFIG_FILE).write_text(starter_config(name))
         click.echo(f"Wrote {CONFIG_FILE}: samples are kept in data/metaxy, a Delta store.")
         ignored = root / ".gitignore"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import types
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -249,8 +248,6 @@ class ExternalFeature(Feature):
 
         if not self.declared:
             return
-        # Metaxy warns at every read that nobody has pushed the definition; the run says what matters.
-        warnings.filterwarnings("ignore", category=mx.UnresolvedExternalFeatureWarning)
         columns: dict[str, Any] = {
             name: (
                 c.annotation,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -129,7 +130,10 @@ class MultiToSingle(_Mapping):
 
     def mapping(self) -> dg.PartitionMapping:
         """Dagster's mapping."""
-        return dg.MultiToSingleDimensionPartitionMapping(self.partition_dimension_name)
+        with warnings.catch_warnings():
+            # Who writes it in YAML has chosen it; Dagster would say so at every load.
+            warnings.simplefilter("ignore", dg.BetaWarning)
+            return dg.MultiToSingleDimensionPartitionMapping(self.partition_dimension_name)
 
 
 _Simple = Annotated[

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -44,6 +45,11 @@ class MetaxyProject:
     @contextmanager
     def use(self) -> Iterator[None]:
         """Make this configuration and this graph the active ones."""
+        import metaxy as mx
+
+        # It comes at every read while nobody has pushed the definition of an external feature; runs
+        # say what matters. Here, since Dagster resets the filters after it has loaded definitions.
+        warnings.filterwarnings("ignore", category=mx.UnresolvedExternalFeatureWarning)
         with self.config.use(), self.graph.use():
             yield
 

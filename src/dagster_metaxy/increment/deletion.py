@@ -209,13 +209,18 @@ class _Split:
     def choose(self, expression: Any, condition: str) -> None:
         """Let those samples go that meet a condition."""
         import narwhals as nw
+        import polars as pl
         from narwhals.exceptions import ColumnNotFoundError
 
         if self.staying is None or self.deleted is None:
             return
+        # Metaxy's conditions have no dates: they are compared as text, which is written alike.
+        times = pl.selectors.temporal().cast(pl.String)
         try:
             going, deleted = (
-                nw.from_native(rows).filter(expression).to_native()
+                rows.filter(
+                    nw.from_native(rows.with_columns(times)).select(expression).to_native()[:, 0]
+                )
                 for rows in (self.staying, self.deleted)
             )
         except ColumnNotFoundError:

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     import narwhals as nw
 
 PREVIEW_ROWS = 5
+NEVER_WRITTEN = "empty"
+"""The data version of a feature that is not in the store."""
+
 FAILED_SHOWN = 100
 
 
@@ -90,7 +93,7 @@ def rows_metadata(
 
     with store.open("r"):
         if not store.has_feature(feature.key, check_fallback=True):
-            return {"dagster/row_count": 0}, "empty"
+            return {"dagster/row_count": 0}, NEVER_WRITTEN
         rows = store.read(feature.key)
         count, data_version = count_and_version(rows)
         metadata: dict[str, Any] = {"dagster/row_count": count}

@@ -238,6 +238,15 @@ class DepModel(_Strict):
         json_schema_extra=_mapping_schema,
     )
 
+    @field_validator("lineage", mode="before")
+    @classmethod
+    def _check_word(cls, lineage: Any) -> Any:
+        if lineage == "expansion":
+            raise ValueError(
+                "an expansion says what names the upstream sample: {type: expansion, on: [video_id]}"
+            )
+        return lineage
+
     @model_validator(mode="after")
     def _check_lineage(self) -> DepModel:
         lineage = self.lineage
@@ -548,6 +557,14 @@ class MetaxyAssetComponent(FeatureComponent):
     @classmethod
     def _normalize_fields(cls, fields: Any) -> Any:
         return _named(fields, "key")
+
+    @field_validator("partitions_def", mode="before")
+    @classmethod
+    def _check_partitions_def(cls, partitions: Any) -> Any:
+        if isinstance(partitions, str):
+            example = "name: clips" if partitions == "dynamic" else 'start_date: "2026-01-01"'
+            raise ValueError(f"is a mapping, such as {{type: {partitions}, {example}}}")
+        return partitions
 
     @field_validator("deps", mode="before")
     @classmethod

@@ -27,8 +27,9 @@ class DeleteConfig(dg.Config):
         examples=["clips/videos"],
     )
     filter: str = Field(
-        description="Which samples: a condition as SQL writes it, over the feature's columns.",
-        examples=["video_id = 'bikes'"],
+        description="Which samples: a condition as SQL writes it, over the feature's columns."
+        " Dates and times are compared as text.",
+        examples=["video_id = 'bikes'", "day > '2026-01-03'"],
     )
     dry_run: bool = Field(
         default=True,
