@@ -36,6 +36,7 @@ SHOTS = """
       deps: [t/raw]
       id_columns: [shot]
       columns:
+        shot: str
         day: {type: date, nullable: true, description: Day of the shot.}
         at: {type: datetime, nullable: true}
         stamp: {type: str, nullable: true}

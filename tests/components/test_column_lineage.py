@@ -65,7 +65,7 @@ def test_schema(pages: Project) -> None:
         for column in schema.columns
         if not column.name.startswith("metaxy_")
     }
-    assert columns == {"doc": ("str", None), "path": ("str", "Where it is."), "size": ("int", None)}
+    assert columns == {"doc": ("Any", None), "path": ("str", "Where it is."), "size": ("int", None)}
 
 
 def test_expansion_and_rename(pages: Project) -> None:
