@@ -24,7 +24,7 @@ from dagster_metaxy.declare.errors import (
     written,
 )
 from dagster_metaxy.declare.project import MetaxyProject
-from dagster_metaxy.declare.schema import model_schema, one_of, structured
+from dagster_metaxy.declare.schema import model_schema, one_of, plain, structured
 from dagster_metaxy.report.checks import CHECKS
 
 if TYPE_CHECKING:
@@ -130,23 +130,28 @@ class FeatureComponent(LocatedComponent):
 
     group_name: Annotated[
         str | None,
-        dg.Resolver.default(
-            description="Group of the assets in the Dagster UI.", examples=["clips"]
-        ),
+        plain(description="Group of the assets in the Dagster UI.", examples=["clips"]),
     ] = None
     kinds: Annotated[
         list[str] | None,
-        dg.Resolver.default(
-            description="Kinds shown on the assets, beside `metaxy`.", examples=[["video"]]
+        plain(
+            model_field_type=list[str] | str | None,
+            description="Kinds shown on the assets, beside `metaxy`.",
+            examples=[["video"]],
         ),
     ] = None
     tags: Annotated[
         dict[str, str] | None,
-        dg.Resolver.default(description="Tags of the assets.", examples=[{"domain": "media"}]),
+        plain(
+            model_field_type=dict[str, str] | str | None,
+            description="Tags of the assets.",
+            examples=[{"domain": "media"}],
+        ),
     ] = None
     owners: Annotated[
         list[str] | None,
-        dg.Resolver.default(
+        plain(
+            model_field_type=list[str] | str | None,
             description="Owners of the assets: e-mail addresses, or `team:` and a name.",
             examples=[["team:media"]],
         ),
@@ -193,28 +198,29 @@ class FeatureComponent(LocatedComponent):
     ] = None
     pool: Annotated[
         str | None,
-        dg.Resolver.default(
+        plain(
             description="The Dagster pool that limits how many of the assets run at once.",
             examples=["gpu"],
         ),
     ] = None
     op_tags: Annotated[
         dict[str, str] | None,
-        dg.Resolver.default(
+        plain(
+            model_field_type=dict[str, str] | str | None,
             description="Tags of the ops, for run launchers and executors.",
             examples=[{"dagster-k8s/config": "..."}],
         ),
     ] = None
     store: Annotated[
         str | None,
-        dg.Resolver.default(
+        plain(
             description="Name of the store in metaxy.toml; its default store if left out.",
             examples=["dev"],
         ),
     ] = None
     io_manager_key: Annotated[
         str | None,
-        dg.Resolver.default(
+        plain(
             description="Key of the Dagster resource by which downstream assets load a feature as an"
             " input, such as Metaxy's `MetaxyIOManager`. If left out, no resource is needed.",
             examples=["metaxy_io_manager"],
@@ -234,7 +240,7 @@ class FeatureComponent(LocatedComponent):
 
     artifacts: Annotated[
         str,
-        dg.Resolver.default(
+        plain(
             description="The folder for the files that computes write, absolute or below the project's"
             " root.",
             examples=["data/artifacts"],

@@ -10,6 +10,7 @@ from typing import Any
 import dagster as dg
 
 from dagster_metaxy.declare.errors import did_you_mean, located
+from dagster_metaxy.declare.schema import rendered
 
 
 def resolve_function(context: dg.ResolutionContext, reference: Any) -> Callable[..., Any] | None:
@@ -27,7 +28,7 @@ def resolve_function(context: dg.ResolutionContext, reference: Any) -> Callable[
         LocatedError: The module or the function is not there, importing it failed, or it is not
             callable.
     """
-    value = context.resolve_value(reference)
+    value = rendered(context, reference)
     if value is None or callable(value):
         return value
     load_context = dg.ComponentLoadContext.from_resolution_context(context)

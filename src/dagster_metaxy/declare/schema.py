@@ -36,7 +36,7 @@ def structured(
     shown = [*types, *(["string"] if "string" not in types else [])]
     shown += ["null"] if nullable else []
     return dg.Resolver(
-        _rendered,
+        rendered,
         model_field_type=object,
         description=description,
         examples=examples,
@@ -45,16 +45,30 @@ def structured(
     )
 
 
-def _rendered(context: dg.ResolutionContext, value: Any) -> Any:
+def plain(description: str, examples: list[Any], model_field_type: Any = None) -> Any:
+    """How an attribute of text is resolved from YAML: as Dagster does, but text without a template
+    is left alone.
+
+    Args:
+        description: What it means.
+        examples: Values that are valid.
+        model_field_type: What the YAML may have; the attribute's own type if left out.
+    """
+    return dg.Resolver(
+        rendered, model_field_type=model_field_type, description=description, examples=examples
+    )
+
+
+def rendered(context: dg.ResolutionContext, value: Any) -> Any:
     """`value` with its templates rendered.
 
     Text without any is left alone: Dagster renders it, too, which takes most of the time, and makes
     the number 12 of the text '12'.
     """
     if isinstance(value, dict):
-        return {k: _rendered(context.at_path(k), v) for k, v in value.items()}
+        return {k: rendered(context.at_path(k), v) for k, v in value.items()}
     if isinstance(value, list):
-        return [_rendered(context.at_path(i), v) for i, v in enumerate(value)]
+        return [rendered(context.at_path(i), v) for i, v in enumerate(value)]
     if isinstance(value, str) and not any(mark in value for mark in ("{{", "{%", "{#")):
         return value
     return context.resolve_value(value)

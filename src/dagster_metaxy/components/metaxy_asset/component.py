@@ -37,7 +37,7 @@ from dagster_metaxy.declare.partitions import (
 )
 from dagster_metaxy.declare.project import CONFIG_FILE
 from dagster_metaxy.declare.references import resolve_function
-from dagster_metaxy.declare.schema import TEMPLATE, model_schema, one_of, structured, text_or
+from dagster_metaxy.declare.schema import TEMPLATE, model_schema, one_of, plain, structured, text_or
 from dagster_metaxy.increment.compute import Compute, SignatureError
 from dagster_metaxy.increment.root import Root
 from dagster_metaxy.increment.update import Update
@@ -339,13 +339,14 @@ class MetaxyAssetComponent(FeatureComponent):
 
     feature: Annotated[
         str,
-        dg.Resolver.default(
+        plain(
             description="Key of the feature; the asset has the same.", examples=["clips/brightness"]
         ),
     ]
     id_columns: Annotated[
         list[str] | None,
-        dg.Resolver.default(
+        plain(
+            model_field_type=list[str] | str | None,
             description="The columns that name a sample; those of the upstream feature.",
             examples=[["video_id"]],
         ),
@@ -425,7 +426,7 @@ class MetaxyAssetComponent(FeatureComponent):
     ] = False
     description: Annotated[
         str | None,
-        dg.Resolver.default(
+        plain(
             description="What a sample of this feature is.",
             examples=["How bright each frame is."],
         ),

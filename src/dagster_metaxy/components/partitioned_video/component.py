@@ -23,7 +23,7 @@ from dagster_metaxy.declare.partitions import (
     video_partitioning,
 )
 from dagster_metaxy.declare.project import MetaxyProject
-from dagster_metaxy.declare.schema import model_schema, one_of, structured, tagged, text_or
+from dagster_metaxy.declare.schema import model_schema, one_of, plain, structured, tagged, text_or
 from dagster_metaxy.discovery.sensor import build_sensor
 from dagster_metaxy.discovery.videos import Videos, videos_feature
 from dagster_metaxy.increment.compute import Compute
@@ -76,7 +76,7 @@ class PartitionedVideoComponent(FeatureComponent):
     ]
     feature_prefix: Annotated[
         str,
-        dg.Resolver.default(
+        plain(
             description="What the keys of the collection's features begin with, and the name of its"
             " job and of its set of dynamic partitions.",
             examples=["clips"],
