@@ -13,10 +13,10 @@ from worlds import update as updating
 from dagster_metaxy.declare.columns import Column
 from dagster_metaxy.declare.feature import Feature, aggregation
 from dagster_metaxy.increment import deletion, store
-from dagster_metaxy.increment.compute import ComputeContext, Sample
-from dagster_metaxy.increment.deletion import Deletion, DeletionError, delete, plan_deletion
-from dagster_metaxy.increment.outcome import Counts
-from dagster_metaxy.increment.update import Scope
+from dagster_metaxy.increment.compute import ComputeContext
+from dagster_metaxy.increment.deletion import Deletion, delete, plan_deletion
+from dagster_metaxy.increment.outcome import Counts, UpdateError
+from dagster_metaxy.increment.selection import Sample, Scope
 
 
 def pages(sample: Sample, context: ComputeContext) -> list[dict[str, Any]]:
@@ -261,7 +261,7 @@ def test_nothing_to_delete(chain: Chain, world: World) -> None:
     ],
 )  # fmt: skip
 def test_errors_in_one_sentence(chain: Chain, key: str, condition: str, message: str) -> None:
-    with pytest.raises(DeletionError, match=message) as caught:
+    with pytest.raises(UpdateError, match=message) as caught:
         chain.plan(key, condition)
     assert "\n" not in str(caught.value)
     assert "\x1b" not in str(caught.value)

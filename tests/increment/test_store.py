@@ -19,7 +19,7 @@ from worlds import RUNTIME, World
 from worlds import update as updating
 
 from dagster_metaxy.increment import store as stores
-from dagster_metaxy.increment.update import Scope
+from dagster_metaxy.increment.selection import Scope
 
 
 def _frame(doc: str, pages: int | None) -> pl.DataFrame:

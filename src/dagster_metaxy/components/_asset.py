@@ -6,10 +6,11 @@ import functools
 import inspect
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import dagster as dg
+from pydantic import Field
 
 from dagster_metaxy.declare.feature import Feature
 from dagster_metaxy.declare.partitions import Partitioning
@@ -18,7 +19,7 @@ from dagster_metaxy.discovery.sensor import register_keys
 from dagster_metaxy.increment import store as stores
 from dagster_metaxy.increment.compute import Runtime
 from dagster_metaxy.increment.outcome import Counts, FailedSample, Outcome, Pending, UpdateError
-from dagster_metaxy.increment.update import Scope
+from dagster_metaxy.increment.selection import Scope, Selection
 from dagster_metaxy.report.checks import (
     CHECKS,
     NO_FAILED,
@@ -66,6 +67,45 @@ class Runner(Protocol):
     def pending(self) -> Callable[..., Pending] | None:
         """Says what a run would find to do in an open store; None where only a run can tell."""
         ...
+
+
+class UpdateConfig(dg.Config):
+    """What a run is asked to do beside, or less than, what is new or stale."""
+
+    force: bool = Field(
+        default=False, description="Compute all samples, whether they are up to date or not."
+    )
+    force_where: str = Field(
+        default="",
+        description="Compute the samples that meet a condition on the columns of the upstream, as SQL"
+        " writes it, up to date or not.",
+        examples=["video_id = 'bikes'"],
+    )
+    only: list[str] = Field(
+        default=[],
+        description="Names of samples, such as `video_id=bikes`, or ids where one column names a"
+        " sample: no other one is computed, and none is deleted.",
+        examples=[["bikes"]],
+    )
+    limit: int | None = Field(
+        default=None, ge=1, description="Compute at most so many samples.", examples=[100]
+    )
+    subsample: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="Compute this share of the samples: always the same ones.",
+        examples=[0.01],
+    )
+
+    def selection(self) -> Selection:
+        """The same, for the increment."""
+        return Selection(
+            force=self.force_where or self.force,
+            only=frozenset(self.only),
+            limit=self.limit,
+            subsample=None if self.subsample == 1.0 else self.subsample,
+        )
 
 
 def op_name(key: str) -> str:
@@ -227,6 +267,7 @@ class FeatureAsset:
             if self.partitioning
             else None,
             required_resource_keys=self.runner.resource_names,
+            config_schema=UpdateConfig.to_fields_dict(),
             op_tags=dict(self.op_tags),
             retry_policy=self.retry_policy,
             pool=self.pool,
@@ -295,6 +336,7 @@ class FeatureAsset:
             retry_policy=self.retry_policy,
             pool=self.pool,
             required_resource_keys=self.runner.resource_names,
+            config_schema=UpdateConfig.to_fields_dict(),
         )
         def update(context) -> Iterator[Any]:
             outcome, metadata, data_version = self._update(context, project, None)
@@ -331,6 +373,9 @@ class FeatureAsset:
             partition_keys=tuple(keys or ()),
             resources={n: getattr(context.resources, n) for n in self.runner.resource_names},
         )
+        # From the context, since a component's `execute` may be overridden.
+        config = UpdateConfig(**getattr(context, "op_execution_context", context).op_config)
+        runtime = replace(runtime, selection=config.selection())
         with project.use():
             store = project.store(self.store, context.run.run_id)
             try:

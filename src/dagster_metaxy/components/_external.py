@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from dagster_metaxy.increment.compute import Runtime
     from dagster_metaxy.increment.outcome import Outcome
-    from dagster_metaxy.increment.update import Scope
+    from dagster_metaxy.increment.selection import Scope
 
 
 @dataclass(frozen=True)

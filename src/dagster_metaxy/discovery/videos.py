@@ -17,7 +17,7 @@ from dagster_metaxy.engines import local
 from dagster_metaxy.increment import store as stores
 from dagster_metaxy.increment.compute import Runtime
 from dagster_metaxy.increment.outcome import FailedSample, Outcome, Pending
-from dagster_metaxy.increment.update import Scope
+from dagster_metaxy.increment.selection import Scope
 
 if TYPE_CHECKING:
     import metaxy as mx

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, get_origin, get_type_hints
 
-Sample = Mapping[str, Any]
+from dagster_metaxy.increment.selection import Selection
 
 
 class SignatureError(TypeError):
@@ -27,12 +27,14 @@ class Runtime:
         run_id: The id of the Dagster run; kept beside every row.
         partition_keys: The partitions that the run is about; empty where it is about all.
         resources: Dagster resources by name, for the parameters of computes.
+        selection: What the run was asked to do beside, or less than, what is new or stale.
     """
 
     log: Any
     run_id: str = ""
     partition_keys: tuple[str, ...] = ()
     resources: Mapping[str, Any] = field(default_factory=dict)
+    selection: Selection = field(default_factory=Selection)
 
 
 class ComputeContext:
@@ -62,6 +64,21 @@ class ComputeContext:
         if self._folder is None:
             self._folder = self._make_folder()
         return self._folder
+
+    def artifact(self, name: str) -> Path:
+        """The path of a file to write for this sample, in `artifacts`.
+
+        Args:
+            name: A file name, or a path of several folders below `artifacts`, which are made.
+
+        Raises:
+            ValueError: The name leads out of the folder.
+        """
+        path = self.artifacts / name
+        if not name or path == self.artifacts or ".." in path.relative_to(self.artifacts).parts:
+            raise ValueError(f"{name!r} is no name of a file below the sample's folder")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
 
     @property
     def used_folder(self) -> Path | None:

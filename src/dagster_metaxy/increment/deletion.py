@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from dagster_metaxy.declare.errors import did_you_mean
 from dagster_metaxy.declare.feature import AGGREGATION, EXPANSION
 from dagster_metaxy.increment import store as stores
 from dagster_metaxy.increment.artifacts import Artifacts, safe_name
+from dagster_metaxy.increment.conditions import parsed
 from dagster_metaxy.increment.outcome import UpdateError, sample_name
 
 if TYPE_CHECKING:
@@ -84,6 +84,7 @@ def plan_deletion(
 
     Raises:
         DeletionError: There is no such feature, or the condition cannot be applied to it.
+        ConditionError: It is none.
     """
     import metaxy as mx
 
@@ -98,7 +99,7 @@ def plan_deletion(
         raise DeletionError(
             f"{key} is external: only the project that produces it may delete its samples"
         )
-    expression = _parsed(condition)
+    expression = parsed(condition)
     found: dict[str, _Split] = {}
     for k in [key, *(d.to_string() for d in graph.get_downstream_features([key]))]:
         spec = graph.get_feature_definition(k).spec
@@ -143,22 +144,6 @@ def delete(store_of: StoreOf, deletions: Sequence[Deletion], *, hard: bool = Fal
             shutil.rmtree(folder, ignore_errors=True)
         for file in deletion.files:
             file.unlink(missing_ok=True)
-
-
-def _parsed(condition: str) -> Any:
-    from metaxy.models.filter_expression import parse_filter_string
-
-    try:
-        return parse_filter_string(condition)
-    except ValueError as error:
-        # Of pydantic and sqlglot: what was wrong is in one line of several, and underlined.
-        lines = re.sub(r"\x1b\[\d*m", "", str(error)).splitlines()
-        reason = next((line for line in lines if "Value error, " in line), lines[0]).strip()
-        reason = reason.removeprefix("Value error, ").partition(" [type=")[0].rstrip(".")
-        raise DeletionError(
-            f"the filter {condition!r} is no condition that Metaxy reads ({reason}); write it like"
-            " \"video_id = 'bikes' AND duration > 3\""
-        ) from None
 
 
 def _rows(store: mx.MetadataStore, key: str) -> tuple[pl.DataFrame | None, pl.DataFrame | None]:

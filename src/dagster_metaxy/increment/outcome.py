@@ -6,7 +6,10 @@ import os
 import traceback
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dagster_metaxy.increment.plan import Plan
 
 _PACKAGE = __name__.partition(".")[0]
 
@@ -73,6 +76,46 @@ class Counts:
     failed: int = 0
 
 
+@dataclass(frozen=True)
+class Cost:
+    """What computing a sample took.
+
+    Attributes:
+        seconds: Wall time.
+        cpu_seconds: Processor time of the thread.
+        bytes_written: Size of the artifacts.
+    """
+
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    bytes_written: int = 0
+
+
+@dataclass
+class Costs:
+    """What computing took in all, and which samples took most.
+
+    Attributes:
+        total: The sum.
+        dearest: The ten samples that took longest, the longest first.
+    """
+
+    total: Cost = field(default_factory=Cost)
+    dearest: list[tuple[str, Cost]] = field(default_factory=list)
+
+    def add(self, name: str, cost: Cost) -> None:
+        """Add what a sample took."""
+        self.total = Cost(
+            self.total.seconds + cost.seconds,
+            self.total.cpu_seconds + cost.cpu_seconds,
+            self.total.bytes_written + cost.bytes_written,
+        )
+        if len(self.dearest) < 10 or cost.seconds > self.dearest[-1][1].seconds:
+            self.dearest.append((name, cost))
+            self.dearest.sort(key=lambda item: -item[1].seconds)
+            del self.dearest[10:]
+
+
 @dataclass
 class Outcome:
     """What an update of a feature did.
@@ -89,6 +132,8 @@ class Outcome:
         written: Rows written.
         seconds: Wall time of the whole update.
         notes: Sentences that the reader of the result should see.
+        plan: What was to be done, and why; None where nothing can be said.
+        costs: What computing took.
     """
 
     total: Counts = field(default_factory=Counts)
@@ -99,6 +144,12 @@ class Outcome:
     written: int = 0
     seconds: float = 0.0
     notes: list[str] = field(default_factory=list)
+    plan: Plan | None = None
+    costs: Costs = field(default_factory=Costs)
+
+    def cost(self, name: Mapping[str, Any], cost: Cost) -> None:
+        """Take note of what a sample took."""
+        self.costs.add(sample_name(name), cost)
 
     def count(self, what: str, partition: str | None) -> None:
         """Count one sample as `what`, a name of `Counts`, in all and in its partition."""

@@ -13,7 +13,8 @@ from dagster_metaxy.declare.feature import Feature
 from dagster_metaxy.increment import store as stores
 from dagster_metaxy.increment.compute import Compute, ComputeContext, Runtime
 from dagster_metaxy.increment.outcome import FailedSample, Outcome, sample_name
-from dagster_metaxy.increment.update import ComputeError, Scope
+from dagster_metaxy.increment.selection import Ids, Scope
+from dagster_metaxy.increment.update import ComputeError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     import metaxy as mx
 
 Row = Mapping[str, Any]
-Ids = tuple[Any, ...]
 
 
 @dataclass(frozen=True)

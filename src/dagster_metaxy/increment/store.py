@@ -30,7 +30,7 @@ PROVENANCE_BY_FIELD = "metaxy_provenance_by_field"
 SMALL_FILES = 100
 """Delta tables of more files than this are compacted after a run."""
 
-_IDS_PER_FILTER = 5_000
+IDS_PER_FILTER = 5_000
 
 
 def is_system(column: str) -> bool:
@@ -206,11 +206,15 @@ def delete(
 
 
 def rows_of(
-    store: mx.MetadataStore, key: str, columns: Sequence[str], ids: Collection[tuple[Any, ...]]
+    store: mx.MetadataStore,
+    key: str,
+    columns: Sequence[str],
+    ids: Collection[tuple[Any, ...]],
+    **options: Any,
 ) -> Iterator[Mapping[str, Any]]:
-    """The live rows whose `columns` have one of the given values."""
+    """The live rows whose `columns` have one of the given values; options as for `read`."""
     for condition in _any_of(columns, ids):
-        rows = read(store, key, filters=[condition])
+        rows = read(store, key, filters=[condition], **options)
         if rows is not None:
             yield from rows.iter_rows(named=True)
 
@@ -220,7 +224,7 @@ def _any_of(columns: Sequence[str], ids: Collection[tuple[Any, ...]]) -> Iterato
     import polars as pl
 
     remaining = iter([values for values in ids if None not in values])
-    while batch := list(islice(remaining, _IDS_PER_FILTER)):
+    while batch := list(islice(remaining, IDS_PER_FILTER)):
         if len(columns) == 1:
             yield nw.col(columns[0]).is_in([value for (value,) in batch])
         else:
@@ -253,7 +257,7 @@ def stranded(
     import metaxy as mx
     import polars as pl
 
-    if not _has_older_rows(store, upstream):
+    if not has_older_rows(store, upstream):
         return set()
     ids = mx.get_feature_by_key(upstream).spec.id_columns
     rename = rename or {}
@@ -277,7 +281,7 @@ def stranded(
     return set(left.select(columns).rows())
 
 
-def _has_older_rows(store: mx.MetadataStore, key: str) -> bool:
+def has_older_rows(store: mx.MetadataStore, key: str) -> bool:
     """Whether there are rows of another feature version than the one declared; reads one column."""
     import metaxy as mx
     import narwhals as nw

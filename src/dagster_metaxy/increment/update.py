@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from dagster_metaxy.declare.columns import RowShapeError, check_row
 from dagster_metaxy.declare.feature import Feature
@@ -18,11 +18,11 @@ from dagster_metaxy.increment.compute import (
     Compute,
     ComputeContext,
     Runtime,
-    Sample,
     SignatureError,
     moved,
     rows_by_ids,
 )
+from dagster_metaxy.increment.ledger import Cost, Entry, Ledger
 from dagster_metaxy.increment.outcome import (
     FailedSample,
     Outcome,
@@ -30,76 +30,56 @@ from dagster_metaxy.increment.outcome import (
     UpdateError,
     sample_name,
 )
+from dagster_metaxy.increment.plan import Plan, Planner, Task, partition_columns
+from dagster_metaxy.increment.selection import Ids, Scope, Selection
 
 if TYPE_CHECKING:
     import metaxy as mx
     import polars as pl
+
+_PROGRESS_SECONDS = 10.0
 
 
 class ComputeError(UpdateError):
     """A compute that is wrong for every sample, not for one: going on would be in vain."""
 
 
-@dataclass(frozen=True)
-class Scope:
-    """Which samples an update is about, and how they are counted.
-
-    Attributes:
-        key_of: The partition key of a sample; None where the feature is not partitioned.
-        keys: Only samples of these partitions; None for all.
-        follows_path: Whether the key is found in a path that ids were made from.
-        columns: The columns of a sample that the key is found by.
-    """
-
-    key_of: Callable[[Sample], str] | None = None
-    keys: Collection[str] | None = None
-    follows_path: bool = False
-    columns: Sequence[str] = ()
-
-    def key(self, sample: Sample) -> str | None:
-        """The partition key of a sample; none where it belongs to no partition."""
-        try:
-            return self.key_of(sample) if self.key_of else None
-        except PartitionError:
-            return None
-
-    def covers(self, key: str | None) -> bool:
-        """Whether samples with this partition key are to be brought up to date."""
-        return self.keys is None or key in self.keys
-
-
-@dataclass(frozen=True)
-class Task:
-    """What one call of a compute is about: a sample, or the samples of one group.
-
-    Attributes:
-        samples: The columns that the compute sees; several only where the feature aggregates.
-        ids: Values of the parent columns.
-        partition: The partition key, if any.
-        told_by: The columns that the partition is found by, which are columns of the rows, too.
-        stale: Whether rows of an older version are there.
-        provenance: The version that the rows will have.
-        provenance_by_field: The same, field by field.
-    """
-
-    samples: Sequence[Sample]
-    ids: tuple[Any, ...]
-    partition: str | None
-    told_by: Mapping[str, Any]
-    stale: bool
-    provenance: str
-    provenance_by_field: Mapping[str, str]
+class SampleError(UpdateError):
+    """A sample failed, in an update that a failed sample stops."""
 
 
 Rows = list[dict[str, Any]]
 
 
+@dataclass(frozen=True)
+class Result:
+    """What calling the compute for a task gave.
+
+    Attributes:
+        rows: The rows, checked; None where it failed.
+        error: What went wrong.
+        cost: What it took.
+    """
+
+    rows: Rows | None = None
+    error: Exception | None = None
+    cost: Cost = field(default_factory=Cost)
+
+
 @dataclass
 class Chunk:
-    """Computed rows that are not in the store yet."""
+    """What is not in the store yet.
+
+    Attributes:
+        tasks: Those that are done.
+        rows: Their rows.
+        entries: What is remembered of these, and of failed ones.
+        since: When the chunk was begun.
+    """
 
     tasks: list[Task] = field(default_factory=list)
     rows: Rows = field(default_factory=list)
+    entries: list[Entry] = field(default_factory=list)
     since: float = field(default_factory=time.monotonic)
 
 
@@ -118,6 +98,8 @@ class Update:
         hard_delete: Whether orphaned rows are removed from the store, not only marked as deleted.
         chunk_rows: Rows are written when there are this many ...
         chunk_seconds: ... or when the oldest has waited this long.
+        on_error: Whether the others are computed where a sample fails (`continue`), or the update
+            stops (`fail`).
     """
 
     feature: Feature
@@ -128,6 +110,7 @@ class Update:
     hard_delete: bool = False
     chunk_rows: int = 10_000
     chunk_seconds: float = 5.0
+    on_error: Literal["continue", "fail"] = "continue"
 
     def of(self, feature: Feature) -> Update:
         """The same for `feature`, which is this one with more details."""
@@ -142,7 +125,8 @@ class Update:
         """Compute new and stale samples, delete orphaned ones, and say what was done.
 
         Rows are durable chunk by chunk: a killed run loses one chunk at most. A sample whose
-        compute raises is named in the outcome and stops no other.
+        compute raises is named in the outcome, stops no other, and is tried again by the next run,
+        after all others.
 
         Args:
             store: The store, closed.
@@ -152,6 +136,7 @@ class Update:
         Raises:
             ComputeError: The compute returns other columns than declared; the message names
                 the sample. What was computed before is in the store.
+            SampleError: A sample failed, and `on_error` is `fail`.
         """
         started = time.monotonic()
         outcome = Outcome()
@@ -166,29 +151,45 @@ class Update:
         outcome.seconds = time.monotonic() - started
         return outcome
 
+    def plan(
+        self,
+        store: mx.MetadataStore,
+        scope: Scope | None = None,
+        selection: Selection | None = None,
+    ) -> Plan:
+        """What a run would do, and why; nothing of it is done.
+
+        Args:
+            store: An open store.
+            scope: Which samples; all if left out.
+            selection: What would be asked for.
+
+        Raises:
+            UpdateError: The condition of a forced run is none.
+        """
+        if missing := self._unwritten(store):
+            note = f"nothing to compute yet: {', '.join(missing)} has no rows"
+            return Plan(self.feature, notes=[note])
+        return Planner(
+            self.feature,
+            store,
+            Ledger(store, self.feature),
+            scope or Scope(),
+            selection or Selection(),
+        ).plan()
+
     def pending(self, store: mx.MetadataStore, scope: Scope | None = None) -> Pending:
-        """What a run would find to do.
+        """What is left to do, failed samples included.
 
         Args:
             store: An open store.
             scope: Where partitions are asked for: how they are found.
         """
-        import polars as pl
-
-        if missing := self._unwritten(store):
-            return Pending(notes=[f"nothing to compute yet: {', '.join(missing)} has no rows"])
-        increment = store.resolve_update(self.feature.key).to_polars()
+        plan = self.plan(store, scope)
         parents = self.feature.parent_columns
-        known = self._known(store, increment.new)
-        # Null ids are computed by no run; the upstream's check names them.
-        new, stale = (
-            set(frame.select(parents).drop_nulls().rows())
-            for frame in (increment.new, increment.stale)
-        )
-        orphaned, kept = self._orphaned(store, increment, known)
-        unknown: set[tuple[Any, ...]] = set()
-        notes = []
-        for dep in self.feature.deps:
+        unknown: set[Ids] = set()
+        notes = list(plan.notes)
+        for dep in self.feature.deps if not self._unwritten(store) else ():
             waiting = stores.stranded(store, dep["feature"], parents, dep.get("rename"))
             if waiting:
                 unknown |= waiting
@@ -197,14 +198,17 @@ class Update:
                     f" {dep['feature']} has not run since its code version changed. Run it, or, where"
                     " it is produced elsewhere, push its definition (`mx push`)"
                 )
-        found = (new - known, stale | (new & known), orphaned - kept, unknown)
-        told_by: dict[tuple[Any, ...], Sample] = {}
+        tasks = plan.tasks
+        told_by = {task.ids: task.told_by for task in tasks}
+        orphaned = {orphan.ids for orphan in plan.orphaned}
         if scope is not None:
-            told_by.update(self._stored(store, scope, orphaned | unknown))
-            for row in pl.concat(
-                [f.select({*parents, *scope.columns}) for f in (increment.new, increment.stale)]
-            ).iter_rows(named=True):
-                told_by[tuple(row[c] for c in parents)] = row
+            told_by |= partition_columns(store, self.feature, scope, orphaned | unknown)
+        found = (
+            {task.ids for task in tasks if not task.stale},
+            {task.ids for task in tasks if task.stale},
+            orphaned,
+            unknown,
+        )
         return Pending(
             *(
                 [
@@ -225,32 +229,27 @@ class Update:
     def _run(
         self, store: mx.MetadataStore, scope: Scope, runtime: Runtime, outcome: Outcome
     ) -> None:
-        increment = store.resolve_update(self.feature.key).to_polars()
-        if unseen := [c for c in scope.columns if c not in increment.new.columns]:
-            seen = [c for c in increment.new.columns if not stores.is_system(c)]
-            raise UpdateError(
-                f"{self.feature.key}: partition_by names {unseen[0]!r}, which is no column of the"
-                f" upstream samples; they have: {', '.join(seen)}"
-            )
-        known = self._known(store, increment.new)
-        tasks = list(self._tasks(increment, known, scope, outcome))
-        for task in tasks:
+        plan = self.plan(store, scope, runtime.selection)
+        outcome.plan = plan
+        outcome.notes.extend(plan.notes)
+        for failure in plan.refused:
+            outcome.fail(failure, None)
+        for task in plan.tasks:
             outcome.count("stale" if task.stale else "new", task.partition)
+        ledger = Ledger(store, self.feature)
         artifacts = Artifacts(self.artifacts, self.feature.key)
-        if tasks:
-            runtime.log.info(
-                f"{self.feature.key}: {outcome.total.new} new and {outcome.total.stale} stale samples"
-            )
-            schema = {c: t for c, t in increment.new.schema.items() if not stores.is_system(c)}
+        if plan.tasks:
+            reasons = ", ".join(f"{count} {why}" for why, count in plan.counts.items())
+            runtime.log.info(f"{self.feature.key}: {reasons}{_expected(plan.seconds)}")
             try:
-                caller = _Caller(self, artifacts, runtime, schema)
-                self._compute(store, tasks, caller, artifacts, outcome)
+                caller = _Caller(self, artifacts, runtime, plan.schema)
+                self._compute(store, ledger, plan.tasks, caller, artifacts, outcome)
             finally:
                 artifacts.close()
         elif not store.has_feature(self.feature.key):
             outcome.notes.extend(self._unseen(store))
-        self._delete_orphans(store, increment, known, scope, artifacts, outcome)
-        self._settle(store, scope, outcome)
+        self._delete_orphans(store, ledger, plan, artifacts, outcome)
+        self._settle(store, scope, plan, outcome)
 
     def _unseen(self, store: mx.MetadataStore) -> Iterator[str]:
         """Notes on upstreams with rows that are all of another version than the one known here."""
@@ -266,65 +265,10 @@ class Update:
                     " definition (`mx push`)"
                 )
 
-    def _known(self, store: mx.MetadataStore, new: pl.DataFrame) -> set[tuple[Any, ...]]:
-        """Ids that Metaxy calls new, though there are rows of them of an older feature version."""
-        if new.is_empty():
-            return set()
-        columns = list(self.feature.parent_columns)
-        rows = stores.read(store, self.feature.key, with_feature_history=True)
-        return set() if rows is None else set(rows.select(columns).rows())
-
-    def _tasks(
-        self,
-        increment: mx.PolarsIncrement,
-        known: set[tuple[Any, ...]],
-        scope: Scope,
-        outcome: Outcome,
-    ) -> Iterator[Task]:
-        parents = self.feature.parent_columns
-        for frame, stale in ((increment.new, False), (increment.stale, True)):
-            # Of an aggregation, the increment holds a row per upstream sample.
-            groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
-            for row in frame.iter_rows(named=True):
-                groups.setdefault(tuple(row[c] for c in parents), []).append(row)
-            for ids, rows in groups.items():
-                if any(value is None for value in ids):
-                    # Metaxy takes a null id, and then finds it neither new nor done.
-                    outcome.fail(
-                        FailedSample(
-                            dict(zip(parents, ids, strict=True)), "NullId", "an id column is null"
-                        ),
-                        None,
-                    )
-                    continue
-                samples = [
-                    {c: v for c, v in row.items() if not stores.is_system(c)} for row in rows
-                ]
-                told_by = {c: samples[0][c] for c in scope.columns}
-                if several := _differing(samples, told_by):
-                    if scope.keys is None:
-                        outcome.fail(
-                            FailedSample(
-                                dict(zip(parents, ids, strict=True)), "PartitionError", several
-                            ),
-                            None,
-                        )
-                    continue
-                partition = scope.key(samples[0])
-                if scope.covers(partition):
-                    yield Task(
-                        samples=samples,
-                        ids=ids,
-                        partition=partition,
-                        told_by=told_by,
-                        stale=stale or ids in known,
-                        provenance=rows[0][stores.PROVENANCE],
-                        provenance_by_field=rows[0][stores.PROVENANCE_BY_FIELD],
-                    )
-
     def _compute(
         self,
         store: mx.MetadataStore,
+        ledger: Ledger,
         tasks: Sequence[Task],
         caller: _Caller,
         artifacts: Artifacts,
@@ -335,39 +279,70 @@ class Update:
         units = (tasks[start : start + size] for start in range(0, len(tasks), size))
         chunk = Chunk()
         done = 0
+        started = told = time.monotonic()
         try:
             for unit, results in local.run(units, caller, workers=self.workers):
                 if isinstance(results, Exception):
                     raise results
                 for task, result in zip(unit, results, strict=True):
                     done += 1
-                    if isinstance(result, RowShapeError | SignatureError):
-                        named = sample_name(self.name(task))
-                        raise ComputeError(
-                            f"{self.feature.key}, sample {named}: {result}"
-                        ) from result
-                    if isinstance(result, UpdateError):
-                        raise result
-                    if isinstance(result, Exception):
-                        failure = FailedSample.of(self.name(task), result)
-                        # Where it was raised is the same for most: once is enough.
-                        shown = result if outcome.is_first(failure) else None
-                        outcome.fail(failure, task.partition)
-                        log.warning(f"{self.feature.key}: {failure}", exc_info=shown)
+                    if result.rows is None:
+                        failure = self._failed(task, result.error, outcome, log)
+                        chunk.entries.append(self._entry(task, result, failure))
+                        if self.on_error == "fail":
+                            raise SampleError(f"{self.feature.key}: {failure}") from result.error
                         continue
                     chunk.tasks.append(task)
-                    chunk.rows.extend(result)
-                waited = time.monotonic() - chunk.since
-                if chunk.tasks and (
-                    len(chunk.rows) >= self.chunk_rows or waited >= self.chunk_seconds
-                ):
-                    full, chunk = chunk, Chunk()
-                    self._write(store, full, artifacts, outcome)
-                    log.info(f"{self.feature.key}: {done} of {len(tasks)} samples done")
+                    chunk.rows.extend(result.rows)
+                    chunk.entries.append(self._entry(task, result, None))
+                    outcome.cost(self.name(task), result.cost)
+                now = time.monotonic()
+                full = len(chunk.rows) >= self.chunk_rows or now - chunk.since >= self.chunk_seconds
+                if chunk.entries and full:
+                    ready, chunk = chunk, Chunk()
+                    self._write(store, ledger, ready, artifacts, outcome)
+                    if now - told >= _PROGRESS_SECONDS or done == len(tasks):
+                        told = now
+                        log.info(
+                            f"{self.feature.key}: {_progress(done, len(tasks), now - started)}"
+                        )
         finally:
             # Also where a compute is wrong or the run is interrupted: finished work is kept.
-            if chunk.tasks:
-                self._write(store, chunk, artifacts, outcome)
+            if chunk.entries:
+                self._write(store, ledger, chunk, artifacts, outcome)
+
+    def _failed(
+        self, task: Task, error: Exception | None, outcome: Outcome, log: Any
+    ) -> FailedSample:
+        """Take note of a sample that failed.
+
+        Raises:
+            UpdateError: The error is no matter of one sample.
+        """
+        if isinstance(error, RowShapeError | SignatureError):
+            named = sample_name(self.name(task))
+            raise ComputeError(f"{self.feature.key}, sample {named}: {error}") from error
+        if isinstance(error, UpdateError):
+            raise error
+        assert error is not None
+        failure = FailedSample.of(self.name(task), error)
+        # Where it was raised is the same for most: once is enough.
+        shown = error if outcome.is_first(failure) else None
+        outcome.fail(failure, task.partition)
+        log.warning(f"{self.feature.key}: {failure}", exc_info=shown)
+        return failure
+
+    def _entry(self, task: Task, result: Result, failure: FailedSample | None) -> Entry:
+        return Entry(
+            task.ids,
+            task.provenance,
+            None if result.rows is None else len(result.rows),
+            task.input,
+            {f["key"]: str(f.get("code_version", "")) for f in self.feature.fields},
+            failure,
+            task.attempts + 1 if failure else 0,
+            result.cost,
+        )
 
     def name(self, task: Task) -> dict[str, Any]:
         """The ids of a task, by column."""
@@ -376,15 +351,16 @@ class Update:
     def _write(
         self,
         store: mx.MetadataStore,
+        ledger: Ledger,
         chunk: Chunk,
         artifacts: Artifacts,
         outcome: Outcome,
     ) -> None:
-        """Make a chunk durable: all rows of a sample in one commit."""
+        """Make a chunk durable: all rows of a sample in one commit, and then what is remembered."""
         feature = self.feature
         new = {tuple(row[c] for c in feature.id_columns) for row in chunk.rows}
-        obsolete: set[tuple[Any, ...]] = set()
-        retired: set[tuple[tuple[Any, ...], str]] = set()
+        obsolete: set[Ids] = set()
+        retired: set[tuple[Ids, str]] = set()
         stale = [task.ids for task in chunk.tasks if task.stale]
         # What is replaced matters where children or files may be left over.
         if stale and (feature.expansion or artifacts.any):
@@ -398,8 +374,10 @@ class Update:
             # Before the new ones: from then on the parent counts as done, and what it no longer
             # has would live for ever.
             stores.delete(store, feature.key, feature.id_columns, obsolete, hard=self.hard_delete)
-        stores.append(store, feature.key, stores.typed(feature, chunk.rows))
-        outcome.written += len(chunk.rows)
+        if chunk.rows:
+            stores.append(store, feature.key, stores.typed(feature, chunk.rows))
+            outcome.written += len(chunk.rows)
+        ledger.write(chunk.entries)
         # Only what the replaced rows named: another run may have published the next version, and
         # rows of older feature versions come back when code is reverted.
         for parent, version in retired - {(task.ids, task.provenance) for task in chunk.tasks}:
@@ -408,77 +386,35 @@ class Update:
     def _delete_orphans(
         self,
         store: mx.MetadataStore,
-        increment: mx.PolarsIncrement,
-        known: set[tuple[Any, ...]],
-        scope: Scope,
+        ledger: Ledger,
+        plan: Plan,
         artifacts: Artifacts,
         outcome: Outcome,
     ) -> None:
-        parents = self.feature.parent_columns
-        orphaned, kept = self._orphaned(store, increment, known)
-        stored = self._stored(store, scope, orphaned)
-        gone = {}
-        for ids in orphaned - kept:
-            further = stored.get(ids, dict.fromkeys(scope.columns))
-            partition = scope.key({**further, **dict(zip(parents, ids, strict=True))})
-            if scope.covers(partition):
-                gone[ids] = partition
-        if unsure := len(orphaned & kept):
+        if plan.uncertain:
             outcome.notes.append(
-                f"{unsure} samples look orphaned only because an upstream feature has not run since"
-                " its code version changed; they are kept"
+                f"{plan.uncertain} samples look orphaned only because an upstream feature has not run"
+                " since its code version changed; they are kept"
             )
-        if gone:
-            # Files first: rows without files are still orphaned in the next run, files without
-            # rows are nobody's.
-            for ids, partition in gone.items():
-                artifacts.remove(ids)
-                outcome.count("orphaned", partition)
-            stores.delete(
-                store,
-                self.feature.key,
-                parents,
-                gone,
-                hard=self.hard_delete,
-                older=bool(known),
-            )
+        if not plan.orphaned:
+            return
+        # Files first: rows without files are still orphaned in the next run, files without
+        # rows are nobody's.
+        for orphan in plan.orphaned:
+            artifacts.remove(orphan.ids)
+            outcome.count("orphaned", orphan.partition)
+        gone = [orphan.ids for orphan in plan.orphaned]
+        stores.delete(
+            store,
+            self.feature.key,
+            self.feature.parent_columns,
+            gone,
+            hard=self.hard_delete,
+            older=stores.has_older_rows(store, self.feature.key),
+        )
+        ledger.delete(gone)
 
-    def _orphaned(
-        self, store: mx.MetadataStore, increment: mx.PolarsIncrement, known: set[tuple[Any, ...]]
-    ) -> tuple[set[tuple[Any, ...]], set[tuple[Any, ...]]]:
-        """Ids of samples that look orphaned, and ids that are upstream all the same, unseen."""
-        parents = self.feature.parent_columns
-        orphaned = set(increment.orphaned.select(parents).rows())
-        if known:
-            # Samples that went while the code version changed have rows of the older one only.
-            rows = stores.read(store, self.feature.key)
-            current = set(rows.select(parents).rows()) if rows is not None else set()
-            orphaned |= known - current - set(increment.new.select(parents).rows())
-        kept: set[tuple[Any, ...]] = set()
-        for dep in self.feature.deps if orphaned else ():
-            kept |= stores.stranded(store, dep["feature"], parents, dep.get("rename"))
-        return orphaned, kept
-
-    def _stored(
-        self, store: mx.MetadataStore, scope: Scope, orphaned: set[tuple[Any, ...]]
-    ) -> Mapping[tuple[Any, ...], Sample]:
-        """By the ids of orphaned samples, the columns that their partitions are found by, where
-        these are other ones than the ids."""
-        parents = self.feature.parent_columns
-        further = [c for c in dict.fromkeys(scope.columns) if c not in parents]
-        read = further and orphaned
-        rows = stores.read(store, self.feature.key, with_feature_history=True) if read else None
-        if rows is None:
-            return {}
-        found = {}
-        # Rows from before the columns were declared do not have them.
-        kept = [c for c in (*parents, *further) if c in rows.columns]
-        for row in rows.select(kept).iter_rows(named=True):
-            if (ids := tuple(row[c] for c in parents)) in orphaned:
-                found[ids] = {c: row.get(c) for c in further}
-        return found
-
-    def _settle(self, store: mx.MetadataStore, scope: Scope, outcome: Outcome) -> None:
+    def _settle(self, store: mx.MetadataStore, scope: Scope, plan: Plan, outcome: Outcome) -> None:
         """Find the partitions in which nothing is left to do."""
         if scope.key_of is None:
             return
@@ -492,7 +428,7 @@ class Update:
                 keys.add(scope.key_of(row))
             except PartitionError as error:
                 outside.append(str(error))
-        outcome.settle([key for key in keys if scope.covers(key)])
+        outcome.settle([key for key in keys - plan.left if scope.covers(key)])
         if outside and scope.keys is None:
             outcome.notes.append(
                 f"{len(outside)} samples belong to no partition, so that only runs over all compute"
@@ -511,14 +447,22 @@ class Update:
         return stores.read(store, self.feature.key)
 
 
-def _differing(samples: Sequence[Sample], told_by: Mapping[str, Any]) -> str | None:
-    """Why a group of samples belongs to no single partition; None if it does."""
-    for column, value in told_by.items():
-        if any(sample[column] != value for sample in samples):
-            values = sorted({str(sample[column]) for sample in samples})
-            shown = ", ".join(values[:5]) + (", ..." if len(values) > 5 else "")
-            return f"its samples differ in {column!r}, by which partitions are found: {shown}"
-    return None
+def _expected(seconds: float | None) -> str:
+    return "" if seconds is None else f"; about {_duration(seconds)} by the cost of earlier samples"
+
+
+def _progress(done: int, total: int, seconds: float) -> str:
+    rate = done / seconds if seconds else 0.0
+    left = f", about {_duration((total - done) / rate)} left" if done < total and rate else ""
+    return f"{done} of {total} samples done, {rate:.3g} a second{left}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s"
 
 
 @dataclass(frozen=True)
@@ -530,25 +474,34 @@ class _Caller:
     runtime: Runtime
     schema: Mapping[str, pl.DataType]
 
-    def __call__(self, tasks: Sequence[Task]) -> list[Rows | Exception]:
+    def __call__(self, tasks: Sequence[Task]) -> list[Result]:
         """The rows of each task, or what went wrong with it."""
         if not self.update.compute.is_batch:
-            return [self._guarded(self._one, task) for task in tasks]
+            return [self._one(task) for task in tasks]
+        meter = _Meter()
         try:
-            return self._batch(tasks)
+            rows = self._batch(tasks)
         except Exception as error:
             if len(tasks) == 1:
-                return [error]
+                return [Result(error=error, cost=meter.cost())]
             # Which of them it was, only trying each can tell.
             return [result for task in tasks for result in self([task])]
+        cost = meter.cost(len(tasks))
+        return [
+            Result(error=r, cost=cost) if isinstance(r, Exception) else Result(r, cost=cost)
+            for r in rows
+        ]
 
-    def _guarded(self, call: Callable[..., Rows], *arguments: Any) -> Rows | Exception:
+    def _one(self, task: Task) -> Result:
+        meter = _Meter()
         try:
-            return call(*arguments)
+            rows, folder = self._computed(task)
+            return Result(rows, cost=meter.cost(folder=folder))
         except Exception as error:
-            return error
+            return Result(error=error, cost=meter.cost())
 
-    def _one(self, task: Task) -> Rows:
+    def _computed(self, task: Task) -> tuple[Rows, Path | None]:
+        """The rows of a task, and where its artifacts lie."""
         feature = self.update.feature
         context = ComputeContext(self.runtime, self.artifacts.unfinished)
         argument = task.samples if feature.aggregates else task.samples[0]
@@ -562,13 +515,14 @@ class _Caller:
         else:
             returned = [returned]
         rows = self._checked(task, returned)
-        if (unfinished := context.used_folder) is not None:
+        published = None
+        if (unfinished := context.used_folder) is not None and rows:
             published = self.artifacts.publish(unfinished, task.ids, task.provenance)
             rows = [
                 {name: moved(value, unfinished, published) for name, value in row.items()}
                 for row in rows
             ]
-        return rows
+        return rows, published
 
     def _batch(self, tasks: Sequence[Task]) -> list[Rows | Exception]:
         import polars as pl
@@ -579,13 +533,15 @@ class _Caller:
             pl.DataFrame(samples, schema=self.schema, orient="row"), self.runtime, None
         )
         by_ids = rows_by_ids(returned, feature.parent_columns, [task.ids for task in tasks])
-        results = []
+        results: list[Rows | Exception] = []
         for task in tasks:
             rows = by_ids[task.ids]
-            if not feature.expansion and len(rows) != 1:
-                results.append(ValueError(f"the compute returned {len(rows)} rows for this sample"))
-            else:
-                results.append(self._guarded(self._checked, task, rows))
+            try:
+                if not feature.expansion and len(rows) != 1:
+                    raise ValueError(f"the compute returned {len(rows)} rows for this sample")
+                results.append(self._checked(task, rows))
+            except Exception as error:
+                results.append(error)
         return results
 
     def _checked(self, task: Task, returned: Sequence[Any]) -> Rows:
@@ -612,8 +568,6 @@ class _Caller:
         return rows
 
     def _check_children(self, rows: Rows) -> None:
-        if not rows:
-            raise ValueError("the compute returned no rows for this sample")
         columns = self.update.feature.id_columns
         seen = set()
         for row in rows:
@@ -622,3 +576,20 @@ class _Caller:
                 named = sample_name(dict(zip(columns, ids, strict=True)))
                 raise ValueError(f"the compute returned two rows for {named}")
             seen.add(ids)
+
+
+class _Meter:
+    """What computing takes, from when it is made."""
+
+    def __init__(self) -> None:
+        self._wall = time.perf_counter()
+        self._processor = time.thread_time()
+
+    def cost(self, samples: int = 1, folder: Path | None = None) -> Cost:
+        """The cost until now of each of some samples, whose artifacts lie in a folder."""
+        files = folder.rglob("*") if folder is not None else ()
+        return Cost(
+            (time.perf_counter() - self._wall) / samples,
+            (time.thread_time() - self._processor) / samples,
+            sum(file.stat().st_size for file in files if file.is_file()),
+        )

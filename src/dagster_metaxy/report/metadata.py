@@ -22,6 +22,7 @@ NEVER_WRITTEN = "empty"
 """The data version of a feature that is not in the store."""
 
 FAILED_SHOWN = 100
+REASONS_SHOWN = 100
 
 
 def count_metadata(counts: Counts) -> dict[str, Any]:
@@ -57,6 +58,40 @@ def outcome_metadata(outcome: Outcome) -> dict[str, Any]:
     }
     if outcome.failed:
         metadata["failed samples"] = failed_table(outcome.failed)
+    if outcome.plan is not None and (reasons := list(outcome.plan.rows())):
+        metadata["why"] = dg.MetadataValue.table(
+            records=[
+                dg.TableRecord({"sample": name, "why": why, "detail": detail})
+                for name, why, detail in reasons[:REASONS_SHOWN]
+            ],
+            schema=dg.TableSchema([dg.TableColumn(c) for c in ("sample", "why", "detail")]),
+        )
+    if outcome.costs.dearest:
+        total = outcome.costs.total
+        metadata["compute seconds"] = round(total.seconds, 3)
+        metadata["compute CPU seconds"] = round(total.cpu_seconds, 3)
+        metadata["artifact bytes"] = total.bytes_written
+        metadata["dearest samples"] = dg.MetadataValue.table(
+            records=[
+                dg.TableRecord(
+                    {
+                        "sample": name,
+                        "seconds": round(cost.seconds, 3),
+                        "CPU seconds": round(cost.cpu_seconds, 3),
+                        "bytes": cost.bytes_written,
+                    }
+                )
+                for name, cost in outcome.costs.dearest
+            ],
+            schema=dg.TableSchema(
+                [
+                    dg.TableColumn("sample"),
+                    dg.TableColumn("seconds", "float"),
+                    dg.TableColumn("CPU seconds", "float"),
+                    dg.TableColumn("bytes", "int"),
+                ]
+            ),
+        )
     if outcome.notes:
         metadata["notes"] = dg.MetadataValue.md("\n".join(f"- {note}" for note in outcome.notes))
     return metadata

@@ -283,6 +283,7 @@ _EVERY_FIELD = "*"
 _OF_COMPUTES = (
     "backfill_policy",
     "batch_size",
+    "on_error",
     "op_tags",
     "orphans",
     "params",
@@ -469,6 +470,16 @@ class MetaxyAssetComponent(FeatureComponent):
             examples=["soft", "hard"],
         ),
     ] = "soft"
+    on_error: Annotated[
+        Literal["continue", "fail"],
+        structured(
+            one_of(("continue", "fail")),
+            "string",
+            description="What a sample that fails does: it is named, and the others are computed"
+            " (`continue`); or the run stops, after what is done was written (`fail`).",
+            examples=["continue", "fail"],
+        ),
+    ] = "continue"
     workers: Annotated[
         int,
         structured(
@@ -706,6 +717,7 @@ class MetaxyAssetComponent(FeatureComponent):
             workers=self.workers,
             batch_size=self.batch_size,
             hard_delete=self.orphans == "hard",
+            on_error=self.on_error,
         )
 
     def _version_columns(self, feature: Feature) -> Mapping[str, str]:

@@ -12,6 +12,7 @@ from dagster_metaxy.components._asset import update_job
 from dagster_metaxy.components._base import LocatedComponent
 from dagster_metaxy.components._graph import project_features
 from dagster_metaxy.components.metaxy_jobs.delete import delete_job
+from dagster_metaxy.components.metaxy_jobs.plan import plan_job
 from dagster_metaxy.components.metaxy_jobs.reconcile import reconcile_job
 from dagster_metaxy.components.metaxy_jobs.scaffolder import MetaxyJobsScaffolder
 from dagster_metaxy.components.metaxy_jobs.stores import ProjectStores
@@ -22,7 +23,8 @@ class MetaxyJobsComponent(LocatedComponent):
     """Jobs over all features of the project.
 
     `metaxy_update` brings all of them up to date in one run without a partition, which Dagster's own
-    runs of partitioned assets cannot do. `metaxy_check` evaluates the checks of the features that components declare, and computes
+    runs of partitioned assets cannot do. `metaxy_plan` says beforehand what is computed, and why.
+    `metaxy_check` evaluates the checks of the features that components declare, and computes
     nothing. `metaxy_reconcile` tells Dagster what is in the store: it observes every feature, and reports
     as materialized what was computed outside of Dagster. `metaxy_delete` deletes the samples of a
     feature that meet a condition, all that was computed from them, and their files; unless told
@@ -37,7 +39,7 @@ class MetaxyJobsComponent(LocatedComponent):
         str,
         dg.Resolver.default(
             description="What the names of the jobs begin with: `<prefix>_update`,"
-            " `<prefix>_check`, `<prefix>_reconcile` and `<prefix>_delete`.",
+            " `<prefix>_plan`, `<prefix>_check`, `<prefix>_reconcile` and `<prefix>_delete`.",
             examples=["metaxy"],
         ),
     ] = "metaxy"
@@ -65,7 +67,11 @@ class MetaxyJobsComponent(LocatedComponent):
         if (missing := features.project.missing_store(self.store)) is not None:
             raise self.error(missing, "store")
         stores = ProjectStores(features, self.store)
-        jobs = [reconcile_job(self.prefix, stores), delete_job(self.prefix, stores)]
+        jobs = [
+            plan_job(self.prefix, stores),
+            reconcile_job(self.prefix, stores),
+            delete_job(self.prefix, stores),
+        ]
         if computed := [a for a in features.assets.values() if not a.is_external]:
             what = "Brings all features up to date, in all partitions and beyond, in one run."
             jobs.append(update_job(f"{self.prefix}_update", computed, features.project, what))

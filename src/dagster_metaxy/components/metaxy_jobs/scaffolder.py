@@ -20,6 +20,9 @@ attributes:
   # metaxy_update brings all features up to date in one run:
   #   dg launch --job metaxy_update
   #
+  # metaxy_plan says what that would compute, sample by sample, and why:
+  #   dg launch --job metaxy_plan
+  #
   # metaxy_check evaluates the checks of all features, and computes nothing:
   #   dg launch --job metaxy_check
   #
@@ -40,7 +43,7 @@ attributes:
 """
 
 _PYTHON = '''\
-"""Jobs over all features of the project: metaxy_update, metaxy_check, metaxy_reconcile and
+"""Jobs over all features of the project: metaxy_update, metaxy_plan, metaxy_check, metaxy_reconcile and
 metaxy_delete."""
 
 import dagster as dg

@@ -13,7 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from dagster_metaxy.declare.columns import Column
 from dagster_metaxy.declare.feature import Feature, expansion
-from dagster_metaxy.increment.compute import ComputeContext, Sample
+from dagster_metaxy.increment.compute import ComputeContext
+from dagster_metaxy.increment.selection import Sample
 
 
 class _Step(BaseModel):

@@ -1,0 +1,174 @@
+"""What is remembered of each sample beside its rows: how its compute ended, from which input, and
+what it cost.
+
+It is kept in the same store, as a feature of its own named `<key>/metaxy_ledger`, in a graph of its own: no
+tool that looks at the project's features sees it. Losing it loses explanations, and has failed
+samples tried again; nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from dagster_metaxy.declare.columns import Column
+from dagster_metaxy.declare.feature import Feature
+from dagster_metaxy.increment import store as stores
+from dagster_metaxy.increment.outcome import Cost, FailedSample
+
+if TYPE_CHECKING:
+    import metaxy as mx
+
+Ids = tuple[Any, ...]
+
+_COLUMNS: Mapping[str, Column] = {
+    "rows": Column("int", description="Rows that the compute gave; null where it failed."),
+    "version": Column("str", description="Provenance of the rows: of the input and the code."),
+    "input": Column("str", description="The versions of the input, by upstream feature, as JSON."),
+    "code": Column("str", description="The code version of each field, as JSON."),
+    "error": Column("str", nullable=True, description="Name of the error's class."),
+    "message": Column("str", nullable=True, description="What the error says."),
+    "place": Column("str", nullable=True, description="Where it was raised."),
+    "attempts": Column("int", description="How often this version has failed; 0 if it is done."),
+    "seconds": Column("float", description="Wall time of the compute in seconds."),
+    "cpu_seconds": Column("float", description="Processor time of the compute in seconds."),
+    "bytes_written": Column("int", description="Size of the sample's artifacts in bytes."),
+}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """How the compute of a sample ended last.
+
+    Attributes:
+        ids: Values of the parent columns.
+        version: Provenance that the rows have, or would have had.
+        rows: Rows that it gave; None where it failed.
+        input: By upstream feature: `version` of its code, `fields` with the version of each, and
+            how many `samples`.
+        code: The code version of each field.
+        failure: What went wrong; None where it is done.
+        attempts: How often this version has failed.
+        cost: What it took.
+    """
+
+    ids: Ids
+    version: str
+    rows: int | None = None
+    input: Mapping[str, Any] = field(default_factory=dict)
+    code: Mapping[str, str] = field(default_factory=dict)
+    failure: FailedSample | None = None
+    attempts: int = 0
+    cost: Cost = field(default_factory=Cost)
+
+
+class Ledger:
+    """The entries of one feature.
+
+    Args:
+        store: An open store.
+        feature: The feature, its id columns typed.
+    """
+
+    def __init__(self, store: mx.MetadataStore, feature: Feature) -> None:
+        import metaxy as mx
+
+        self._store = store
+        self._columns = feature.parent_columns
+        # Prefixed, since an id column may have any name.
+        columns = {f"remembered_{name}": column for name, column in _COLUMNS.items()}
+        columns["remembered_rows"] = replace(_COLUMNS["rows"], nullable=True)
+        self._feature = Feature(
+            key=f"{feature.key}/metaxy_ledger",
+            id_columns=self._columns,
+            columns={**{c: feature.columns[c] for c in self._columns}, **columns},
+        )
+        self._graph = mx.FeatureGraph()
+        # Metaxy lets a project write its own features only.
+        project = mx.get_feature_by_key(feature.key).project
+        with self._graph.use():
+            self._feature.register(project)
+
+    def read(self, ids: Collection[Ids] | None = None) -> dict[Ids, Entry]:
+        """The entries of some samples, or of all."""
+        with self._graph.use():
+            if not self._store.has_feature(self._feature.key):
+                return {}
+            if ids is not None and len(ids) <= stores.IDS_PER_FILTER:
+                rows = stores.rows_of(self._store, self._feature.key, self._columns, ids)
+            else:
+                frame = stores.read(self._store, self._feature.key)
+                rows = () if frame is None else frame.iter_rows(named=True)
+            entries = (self._entry(row) for row in rows)
+            return {e.ids: e for e in entries if ids is None or e.ids in ids}
+
+    def mean_seconds(self) -> float | None:
+        """What computing a sample took on average; None where nothing is known."""
+        import polars as pl
+
+        with self._graph.use():
+            frame = stores.read(self._store, self._feature.key)
+        if frame is None:
+            return None
+        done = frame.filter(pl.col("remembered_rows") > 0)
+        mean = done["remembered_seconds"].mean()
+        return float(mean) if isinstance(mean, int | float) else None
+
+    def write(self, entries: Iterable[Entry]) -> None:
+        """Remember how computes ended, instead of what was known of these samples before."""
+        rows = [self._row(entry) for entry in entries]
+        if rows:
+            with self._graph.use():
+                stores.append(self._store, self._feature.key, stores.typed(self._feature, rows))
+                stores.compact(self._store, self._feature.key)
+
+    def delete(self, ids: Collection[Ids]) -> None:
+        """Forget samples that are gone."""
+        with self._graph.use():
+            if ids and self._store.has_feature(self._feature.key):
+                stores.delete(self._store, self._feature.key, self._columns, ids)
+
+    def _entry(self, row: Mapping[str, Any]) -> Entry:
+        known = {name: row[f"remembered_{name}"] for name in _COLUMNS}
+        ids = tuple(row[c] for c in self._columns)
+        failure = None
+        if known["error"] is not None:
+            failure = FailedSample(
+                dict(zip(self._columns, ids, strict=True)),
+                known["error"],
+                known["message"] or "",
+                known["place"] or "",
+            )
+        return Entry(
+            ids,
+            known["version"],
+            known["rows"],
+            json.loads(known["input"]),
+            json.loads(known["code"]),
+            failure,
+            known["attempts"],
+            Cost(known["seconds"], known["cpu_seconds"], known["bytes_written"]),
+        )
+
+    def _row(self, entry: Entry) -> dict[str, Any]:
+        failure = entry.failure
+        known = {
+            "rows": entry.rows,
+            "version": entry.version,
+            "input": json.dumps(entry.input, sort_keys=True),
+            "code": json.dumps(entry.code, sort_keys=True),
+            "error": failure.error if failure else None,
+            "message": failure.message if failure else None,
+            "place": failure.where if failure else None,
+            "attempts": entry.attempts,
+            "seconds": entry.cost.seconds,
+            "cpu_seconds": entry.cost.cpu_seconds,
+            "bytes_written": entry.cost.bytes_written,
+        }
+        return {
+            **dict(zip(self._columns, entry.ids, strict=True)),
+            **{f"remembered_{name}": value for name, value in known.items()},
+            stores.PROVENANCE_BY_FIELD: {"default": entry.version},
+        }

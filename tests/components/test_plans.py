@@ -1,0 +1,166 @@
+"""Plans, and what a run is asked to do, as users meet them: in YAML, run config and Dagster's tables."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import dagster as dg
+import pytest
+from projects import Project
+
+DOCS = """
+    type: dagster_metaxy.MetaxyAssetComponent
+    attributes:
+      feature: t/docs
+      id_columns: [doc]
+      columns: {doc: str, size: int}
+      version_columns: size
+      compute: .compute.docs
+    """
+
+WORDS = """
+    type: dagster_metaxy.MetaxyAssetComponent
+    attributes:
+      feature: t/words
+      deps: [t/docs]
+      id_columns: [doc]
+      columns: {words: int}
+      compute: .compute.words
+    """
+
+
+@pytest.fixture
+def docs(project: Project) -> Project:
+    project.write("docs/defs.yaml", DOCS)
+    _hold(project, a=1, b=2)
+    project.write("words/defs.yaml", WORDS)
+    project.write(
+        "words/compute.py",
+        "def words(sample):\n  assert sample['doc'] != 'bad'\n  return {'words': sample['size']}",
+    )
+    project.write("jobs/defs.yaml", "type: dagster_metaxy.MetaxyJobsComponent\nattributes: {}\n")
+    return project
+
+
+def _hold(project: Project, **sizes: int) -> None:
+    rows = [{"doc": doc, "size": size} for doc, size in sizes.items()]
+    file = project.write("docs/compute.py", f"def docs(): return {rows!r}")
+    for cached in file.parent.glob("__pycache__/*"):
+        cached.unlink()
+
+
+def _table(value: Any) -> list[dict[str, Any]]:
+    assert isinstance(value, dg.TableMetadataValue)
+    return [dict(record.data) for record in value.records]
+
+
+def _why(project: Project) -> dict[str, str]:
+    event = project.instance.get_latest_materialization_event(dg.AssetKey(["t", "words"]))
+    assert event is not None
+    assert event.asset_materialization is not None
+    found = event.asset_materialization.metadata.get("why")
+    return {} if found is None else {r["sample"]: r["why"] for r in _table(found)}
+
+
+def _run(project: Project, **config: Any) -> bool:
+    return project.run_job(
+        "metaxy_update",
+        run_config={"ops": {"update_t__words": {"config": config}}},
+        raise_on_error=False,
+    ).success
+
+
+def test_a_materialization_says_why(docs: Project) -> None:
+    docs.materialize("t/docs", "t/words")
+    assert _why(docs) == {"doc=a": "new", "doc=b": "new"}
+    _hold(docs, b=3)
+    docs.materialize("t/docs", "t/words")
+    assert _why(docs) == {"doc=a": "orphaned", "doc=b": "input changed"}
+    docs.materialize("t/docs", "t/words")
+    assert _why(docs) == {}
+    docs.materialize("t/docs")
+    metadata = docs.metadata("t/docs")
+    assert "dearest samples" not in metadata
+
+
+def test_cost_is_shown(docs: Project) -> None:
+    docs.materialize("t/docs", "t/words")
+    metadata = docs.metadata("t/words")
+    assert metadata["compute seconds"] >= 0
+    event = docs.instance.get_latest_materialization_event(dg.AssetKey(["t", "words"]))
+    dearest = _table(event.asset_materialization.metadata["dearest samples"])  # type: ignore[union-attr]
+    assert {row["sample"] for row in dearest} == {"doc=a", "doc=b"}
+
+
+def test_the_plan_job(docs: Project) -> None:
+    docs.materialize("t/docs")
+
+    def planned(**config: Any) -> dict[str, Any]:
+        result = docs.run_job("metaxy_plan", run_config={"ops": {"plan": {"config": config}}})
+        (event,) = [e for e in result.all_events if e.event_type_value == "STEP_OUTPUT"]
+        return dict(event.event_specific_data.metadata)  # type: ignore[union-attr]
+
+    found = planned()
+    assert _table(found["plan"]) == [
+        {"feature": "t/words", "samples": 2, "why": "2 new", "expected seconds": ""}
+    ]
+    assert [row["sample"] for row in _table(found["t/words"])] == ["doc=a", "doc=b"]
+    docs.materialize("t/words")
+    found = planned(features=["t/words"])
+    assert list(found) == ["plan"]
+    assert _table(found["plan"])[0]["samples"] == 0
+    with pytest.raises(
+        dg.Failure, match="there is no computed feature 't/word'; there are: t/words"
+    ):
+        planned(features=["t/word"])
+
+
+def test_run_config(docs: Project) -> None:
+    assert _run(docs, limit=1)
+    assert docs.rows("t/words")["doc"].to_list() == ["a"]
+    assert _run(docs, only=["b"])
+    assert sorted(docs.rows("t/words")["doc"]) == ["a", "b"]
+    assert _run(docs)
+    assert docs.counts("t/words") == (0, 0, 0, 0)
+    assert _run(docs, force_where="size > 1")
+    assert _why(docs) == {"doc=b": "forced"}
+    assert _run(docs, force=True)
+    assert _why(docs) == {"doc=a": "forced", "doc=b": "forced"}
+    assert not _run(docs, force_where="sise > 1")
+
+
+def test_run_config_of_an_asset(docs: Project) -> None:
+    docs.materialize("t/docs", "t/words")
+    defs = docs.load()
+    key = dg.AssetKey(["t", "words"])
+    job = defs.get_repository_def().get_implicit_job_def_for_assets([key])
+    assert job is not None
+    job.execute_in_process(
+        instance=docs.instance,
+        asset_selection=[key],
+        run_config={"ops": {"t__words": {"config": {"force": True}}}},
+    )
+    assert set(_why(docs).values()) == {"forced"}
+
+
+def test_a_partition_with_samples_left_is_not_green(docs: Project) -> None:
+    static = "  partitions_def: {type: static, partition_keys: [a, b]}\n"
+    for name in ("docs", "words"):
+        file = docs.sandbox.defs_folder_path / f"{name}/defs.yaml"
+        file.write_text(file.read_text() + static)
+    assert _run(docs, only=["b"])
+    assert docs.green("t/words") == {"b"}
+    assert _run(docs)
+    assert docs.green("t/words") == {"a", "b"}
+
+
+def test_on_error_fail(docs: Project) -> None:
+    _hold(docs, a=1, bad=2)
+    file = docs.sandbox.defs_folder_path / "words/defs.yaml"
+    file.write_text(file.read_text() + "  on_error: fail\n")
+    assert not _run(docs)
+    assert docs.rows("t/words")["doc"].to_list() == ["a"]
+    file.write_text(file.read_text().replace("on_error: fail", "on_error: continue"))
+    assert _run(docs)
+    assert docs.counts("t/words") == (1, 0, 0, 1)
+    assert _why(docs) == {"doc=bad": "retry"}
