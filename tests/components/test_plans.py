@@ -164,3 +164,10 @@ def test_on_error_fail(docs: Project) -> None:
     assert _run(docs)
     assert docs.counts("t/words") == (1, 0, 0, 1)
     assert _why(docs) == {"doc=bad": "retry"}
+
+
+def test_a_root_has_nothing_to_be_asked(docs: Project) -> None:
+    with pytest.raises(dg.DagsterInvalidConfigError):
+        docs.run_job(
+            "metaxy_update", run_config={"ops": {"update_t__docs": {"config": {"force": True}}}}
+        )

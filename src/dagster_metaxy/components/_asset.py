@@ -20,6 +20,7 @@ from dagster_metaxy.increment import store as stores
 from dagster_metaxy.increment.compute import Runtime
 from dagster_metaxy.increment.outcome import Counts, FailedSample, Outcome, Pending, UpdateError
 from dagster_metaxy.increment.selection import Scope, Selection
+from dagster_metaxy.increment.update import Update
 from dagster_metaxy.report.checks import (
     CHECKS,
     NO_FAILED,
@@ -267,7 +268,7 @@ class FeatureAsset:
             if self.partitioning
             else None,
             required_resource_keys=self.runner.resource_names,
-            config_schema=UpdateConfig.to_fields_dict(),
+            config_schema=self._config_schema,
             op_tags=dict(self.op_tags),
             retry_policy=self.retry_policy,
             pool=self.pool,
@@ -336,7 +337,7 @@ class FeatureAsset:
             retry_policy=self.retry_policy,
             pool=self.pool,
             required_resource_keys=self.runner.resource_names,
-            config_schema=UpdateConfig.to_fields_dict(),
+            config_schema=self._config_schema,
         )
         def update(context) -> Iterator[Any]:
             outcome, metadata, data_version = self._update(context, project, None)
@@ -374,7 +375,7 @@ class FeatureAsset:
             resources={n: getattr(context.resources, n) for n in self.runner.resource_names},
         )
         # From the context, since a component's `execute` may be overridden.
-        config = UpdateConfig(**getattr(context, "op_execution_context", context).op_config)
+        config = UpdateConfig(**(getattr(context, "op_execution_context", context).op_config or {}))
         runtime = replace(runtime, selection=config.selection())
         with project.use():
             store = project.store(self.store, context.run.run_id)
@@ -393,6 +394,11 @@ class FeatureAsset:
             # Not one sample, now or ever: that is no bad apple.
             raise dg.Failure(failure_summary(outcome.failed), metadata)
         return outcome, metadata, data_version
+
+    @property
+    def _config_schema(self) -> dict[str, Any]:
+        """What a run can be asked for; roots list their source, whatever is asked."""
+        return UpdateConfig.to_fields_dict() if isinstance(self.runner, Update) else {}
 
     @property
     def check_names(self) -> list[str]:
