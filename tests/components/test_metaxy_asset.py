@@ -5,7 +5,7 @@ from __future__ import annotations
 import dagster as dg
 import metaxy as mx
 import pytest
-from projects import Project
+from projects import Project, load_error
 
 YAML = """
     type: dagster_metaxy.MetaxyAssetComponent
@@ -51,17 +51,6 @@ def _edit(project: Project, old: str, new: str, file: str = "sizes/defs.yaml") -
     path = project.sandbox.defs_folder_path / file
     assert old in path.read_text()
     path.write_text(path.read_text().replace(old, new))
-
-
-def _load_error(project: Project) -> str:
-    with pytest.raises(Exception) as caught:  # noqa: PT011 - its text is what is tested
-        project.load()
-    messages = []
-    error: BaseException | None = caught.value
-    while error is not None:
-        messages.append(str(error))
-        error = error.__cause__ or error.__context__
-    return "\n".join(messages)
 
 
 def test_the_asset_shows_what_was_declared(sizes: Project) -> None:
@@ -223,7 +212,7 @@ def test_errors_in_yaml_have_file_and_line(
     sizes: Project, old: str, new: str, line: int | None, message: str
 ) -> None:
     _edit(sizes, old, new)
-    text = _load_error(sizes)
+    text = load_error(sizes)
     assert message in text
     assert "sizes/defs.yaml" in text
     if line is not None:
@@ -232,7 +221,7 @@ def test_errors_in_yaml_have_file_and_line(
 
 def test_import_failure_in_the_compute_is_located(sizes: Project) -> None:
     sizes.write("sizes/compute.py", "import not_there_at_all\ndef sizes(sample): ...\n")
-    text = _load_error(sizes)
+    text = load_error(sizes)
     assert "No module named 'not_there_at_all'" in text
     assert "sizes/defs.yaml:17" in text
 
@@ -240,7 +229,7 @@ def test_import_failure_in_the_compute_is_located(sizes: Project) -> None:
 def test_two_components_of_one_feature(sizes: Project) -> None:
     sizes.write("again/defs.yaml", YAML)
     sizes.write("again/compute.py", COMPUTE)
-    text = _load_error(sizes)
+    text = load_error(sizes)
     assert "the feature 'clips/sizes' is declared twice: here and at" in text
     assert "again/defs.yaml" in text
     assert "sizes/defs.yaml" in text
@@ -248,14 +237,14 @@ def test_two_components_of_one_feature(sizes: Project) -> None:
 
 def test_the_component_at_fault_is_blamed(sizes: Project) -> None:
     _edit(sizes, "feature: clips/videos", "feature: clips/vidoes")
-    text = _load_error(sizes)
+    text = load_error(sizes)
     assert "Error while building definitions for sizes[0]" in text
     assert "definitions for clips" not in text
 
 
 def test_unknown_store(sizes: Project) -> None:
     _edit(sizes, "compute: .compute", "store: prod\n  compute: .compute")
-    text = _load_error(sizes)
+    text = load_error(sizes)
     assert "metaxy.toml has no store 'prod'; it has: dev" in text
     assert "sizes/defs.yaml:17" in text
 
@@ -274,19 +263,19 @@ def test_missing_extra(sizes: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     import dagster_metaxy.components.partitioned_video.component as component
 
     monkeypatch.setattr(component, "find_spec", lambda name: None if name == "av" else object())
-    text = _load_error(sizes)
+    text = load_error(sizes)
     assert "reading videos needs av: pip install 'dagster-metaxy[video]'" in text
     assert "clips/defs.yaml" in text
 
 
 def test_circle(sizes: Project) -> None:
     _edit(sizes, "feature: clips/videos", "feature: clips/sizes")
-    assert "in a circle: clips/sizes -> clips/sizes" in _load_error(sizes)
+    assert "in a circle: clips/sizes -> clips/sizes" in load_error(sizes)
 
 
 def test_no_store_configured(sizes: Project) -> None:
     (sizes.root / "metaxy.toml").unlink()
-    text = _load_error(sizes)
+    text = load_error(sizes)
     assert "no metaxy.toml" in text
     assert "DeltaMetadataStore" in text
 

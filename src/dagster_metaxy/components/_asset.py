@@ -6,7 +6,7 @@ import functools
 import inspect
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import dagster as dg
@@ -368,15 +368,15 @@ class FeatureAsset:
         keys: Sequence[str] | None,
     ) -> tuple[Outcome, dict[str, Any], str]:
         scope = self._scope(keys)
+        # From the context, since a component's `execute` may be overridden.
+        config = UpdateConfig(**(getattr(context, "op_execution_context", context).op_config or {}))
         runtime = Runtime(
             log=context.log,
             run_id=context.run.run_id,
             partition_keys=tuple(keys or ()),
             resources={n: getattr(context.resources, n) for n in self.runner.resource_names},
+            selection=config.selection(),
         )
-        # From the context, since a component's `execute` may be overridden.
-        config = UpdateConfig(**(getattr(context, "op_execution_context", context).op_config or {}))
-        runtime = replace(runtime, selection=config.selection())
         with project.use():
             store = project.store(self.store, context.run.run_id)
             try:

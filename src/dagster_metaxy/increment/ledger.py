@@ -1,8 +1,8 @@
 """What is remembered of each sample beside its rows: how its compute ended, from which input, and
 what it cost.
 
-It is kept in the same store, as a feature of its own named `<key>/metaxy_ledger`, in a graph of its own: no
-tool that looks at the project's features sees it. Losing it loses explanations, and has failed
+It is kept in the same store, as a feature of its own named `<key>/metaxy_ledger`, in a graph
+of its own: no tool that looks at the project's features sees it. Losing it loses explanations, and has failed
 samples tried again; nothing else.
 """
 
@@ -10,21 +10,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from dagster_metaxy.declare.columns import Column
 from dagster_metaxy.declare.feature import Feature
 from dagster_metaxy.increment import store as stores
 from dagster_metaxy.increment.outcome import Cost, FailedSample
+from dagster_metaxy.increment.selection import Ids
 
 if TYPE_CHECKING:
     import metaxy as mx
 
-Ids = tuple[Any, ...]
-
 _COLUMNS: Mapping[str, Column] = {
-    "rows": Column("int", description="Rows that the compute gave; null where it failed."),
+    "rows": Column(
+        "int", nullable=True, description="Rows that the compute gave; null where it failed."
+    ),
     "version": Column("str", description="Provenance of the rows: of the input and the code."),
     "input": Column("str", description="The versions of the input, by upstream feature, as JSON."),
     "code": Column("str", description="The code version of each field, as JSON."),
@@ -73,36 +75,40 @@ class Ledger:
     """
 
     def __init__(self, store: mx.MetadataStore, feature: Feature) -> None:
-        import metaxy as mx
-
         self._store = store
+        self._of = feature.key
         self._columns = feature.parent_columns
         # Prefixed, since an id column may have any name.
         columns = {f"remembered_{name}": column for name, column in _COLUMNS.items()}
-        columns["remembered_rows"] = replace(_COLUMNS["rows"], nullable=True)
         self._feature = Feature(
             key=f"{feature.key}/metaxy_ledger",
             id_columns=self._columns,
             columns={**{c: feature.columns[c] for c in self._columns}, **columns},
         )
-        self._graph = mx.FeatureGraph()
-        # Metaxy lets a project write its own features only.
-        project = mx.get_feature_by_key(feature.key).project
-        with self._graph.use():
-            self._feature.register(project)
 
-    def read(self, ids: Collection[Ids] | None = None) -> dict[Ids, Entry]:
-        """The entries of some samples, or of all."""
+    @cached_property
+    def _graph(self) -> mx.FeatureGraph:
+        """Where its own feature is registered; made when it is needed, as most runs do nothing."""
+        import metaxy as mx
+
+        graph = mx.FeatureGraph()
+        # Metaxy lets a project write its own features only.
+        project = mx.get_feature_by_key(self._of).project
+        with graph.use():
+            self._feature.register(project)
+        return graph
+
+    def read(self, ids: Collection[Ids]) -> dict[Ids, Entry]:
+        """The entries of some samples."""
         with self._graph.use():
             if not self._store.has_feature(self._feature.key):
                 return {}
-            if ids is not None and len(ids) <= stores.IDS_PER_FILTER:
+            if len(ids) <= stores.IDS_PER_FILTER:
                 rows = stores.rows_of(self._store, self._feature.key, self._columns, ids)
             else:
                 frame = stores.read(self._store, self._feature.key)
                 rows = () if frame is None else frame.iter_rows(named=True)
-            entries = (self._entry(row) for row in rows)
-            return {e.ids: e for e in entries if ids is None or e.ids in ids}
+            return {e.ids: e for e in map(self._entry, rows) if e.ids in ids}
 
     def mean_seconds(self) -> float | None:
         """What computing a sample took on average; None where nothing is known."""
@@ -122,7 +128,11 @@ class Ledger:
         if rows:
             with self._graph.use():
                 stores.append(self._store, self._feature.key, stores.typed(self._feature, rows))
-                stores.compact(self._store, self._feature.key)
+
+    def compact(self) -> None:
+        """Merge the small files that writing chunk by chunk leaves, if there are many."""
+        with self._graph.use():
+            stores.compact(self._store, self._feature.key)
 
     def delete(self, ids: Collection[Ids]) -> None:
         """Forget samples that are gone."""

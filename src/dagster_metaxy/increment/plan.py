@@ -239,7 +239,7 @@ class Planner:
         if not found:
             return
         entries = self.ledger.read(found)
-        inputs = self._inputs({ids for ids, task in found.items()})
+        inputs = self._inputs(set(found))
         for ids, task in found.items():
             entry = entries.get(ids)
             same = entry is not None and entry.version == task.provenance

@@ -170,12 +170,9 @@ class Update:
         if missing := self._unwritten(store):
             note = f"nothing to compute yet: {', '.join(missing)} has no rows"
             return Plan(self.feature, notes=[note])
+        ledger = Ledger(store, self.feature)
         return Planner(
-            self.feature,
-            store,
-            Ledger(store, self.feature),
-            scope or Scope(),
-            selection or Selection(),
+            self.feature, store, ledger, scope or Scope(), selection or Selection()
         ).plan()
 
     def pending(self, store: mx.MetadataStore, scope: Scope | None = None) -> Pending:
@@ -229,14 +226,14 @@ class Update:
     def _run(
         self, store: mx.MetadataStore, scope: Scope, runtime: Runtime, outcome: Outcome
     ) -> None:
-        plan = self.plan(store, scope, runtime.selection)
+        ledger = Ledger(store, self.feature)
+        plan = Planner(self.feature, store, ledger, scope, runtime.selection).plan()
         outcome.plan = plan
         outcome.notes.extend(plan.notes)
         for failure in plan.refused:
             outcome.fail(failure, None)
         for task in plan.tasks:
             outcome.count("stale" if task.stale else "new", task.partition)
-        ledger = Ledger(store, self.feature)
         artifacts = Artifacts(self.artifacts, self.feature.key)
         if plan.tasks:
             reasons = ", ".join(f"{count} {why}" for why, count in plan.counts.items())
@@ -246,6 +243,7 @@ class Update:
                 self._compute(store, ledger, plan.tasks, caller, artifacts, outcome)
             finally:
                 artifacts.close()
+            ledger.compact()
         elif not store.has_feature(self.feature.key):
             outcome.notes.extend(self._unseen(store))
         self._delete_orphans(store, ledger, plan, artifacts, outcome)

@@ -13,6 +13,7 @@ from dagster_metaxy.declare.feature import Feature
 from dagster_metaxy.increment import store as stores
 from dagster_metaxy.increment.outcome import FailedSample, Pending, sample_name
 from dagster_metaxy.report.metadata import failed_table, failure_summary
+from dagster_metaxy.report.tables import metadata_table
 
 if TYPE_CHECKING:
     import metaxy as mx
@@ -94,10 +95,7 @@ def _result(
         verb = "sample is" if count == 1 else "samples are"
         # Said every time, since a run of some partitions reports it, too.
         sentences.insert(0, f"of the whole feature, {count} {verb} {what}: {shown}")
-        metadata["first samples"] = dg.MetadataValue.table(
-            records=[dg.TableRecord({"sample": sample}) for sample in samples],
-            schema=dg.TableSchema([dg.TableColumn("sample", "string")]),
-        )
+        metadata["first samples"] = metadata_table([{"sample": s} for s in samples], ["sample"])
     return dg.AssetCheckResult(
         asset_key=asset_key,
         check_name=name,

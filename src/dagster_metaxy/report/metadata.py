@@ -12,6 +12,7 @@ import dagster as dg
 from dagster_metaxy.declare.feature import Feature
 from dagster_metaxy.increment.outcome import Counts, FailedSample, Outcome
 from dagster_metaxy.increment.store import is_system
+from dagster_metaxy.report.tables import metadata_table
 
 if TYPE_CHECKING:
     import metaxy as mx
@@ -40,13 +41,8 @@ def failed_table(failed: Sequence[FailedSample]) -> dg.TableMetadataValue:
     names = ["sample", "error", "message", "where"]
     if any(f.partition for f in failed):
         names.append("partition")
-    rows = [
-        (f.name, f.error, f.message, f.where, str(f.partition or "")) for f in failed[:FAILED_SHOWN]
-    ]
-    return dg.MetadataValue.table(
-        records=[dg.TableRecord(dict(zip(names, row, strict=False))) for row in rows],
-        schema=dg.TableSchema([dg.TableColumn(name, "string") for name in names]),
-    )
+    rows = [(f.name, f.error, f.message, f.where, f.partition or "") for f in failed[:FAILED_SHOWN]]
+    return metadata_table([dict(zip(names, row, strict=False)) for row in rows], names)
 
 
 def outcome_metadata(outcome: Outcome) -> dict[str, Any]:
@@ -59,13 +55,9 @@ def outcome_metadata(outcome: Outcome) -> dict[str, Any]:
     if outcome.failed:
         metadata["failed samples"] = failed_table(outcome.failed)
     if outcome.plan is not None and (reasons := list(outcome.plan.rows())):
-        metadata["why"] = dg.MetadataValue.table(
-            records=[
-                dg.TableRecord({"sample": name, "why": why, "detail": detail})
-                for name, why, detail in reasons[:REASONS_SHOWN]
-            ],
-            schema=dg.TableSchema([dg.TableColumn(c) for c in ("sample", "why", "detail")]),
-        )
+        columns = ("sample", "why", "detail")
+        shown: list[Any] = [dict(zip(columns, row, strict=True)) for row in reasons[:REASONS_SHOWN]]
+        metadata["why"] = metadata_table(shown, columns)
     if outcome.costs.dearest:
         total = outcome.costs.total
         metadata["compute seconds"] = round(total.seconds, 3)
