@@ -101,18 +101,69 @@ def test_the_plan_job(docs: Project) -> None:
         return dict(event.event_specific_data.metadata)  # type: ignore[union-attr]
 
     found = planned()
-    assert _table(found["plan"]) == [
-        {"feature": "t/words", "samples": 2, "why": "2 new", "expected seconds": ""}
-    ]
+    (total,) = [row for row in _table(found["plan"]) if row["feature"] == "t/words"]
+    assert (total["samples"], total["why"], total["expected seconds"]) == (2, "2 new", "")
     assert [row["sample"] for row in _table(found["t/words"])] == ["doc=a", "doc=b"]
     docs.materialize("t/words")
-    found = planned(features=["t/words"])
+    found = planned(assets='key:"t/words"')
     assert list(found) == ["plan"]
-    assert _table(found["plan"])[0]["samples"] == 0
-    with pytest.raises(
-        dg.Failure, match="there is no computed feature 't/word'; there are: t/words"
-    ):
-        planned(features=["t/word"])
+    (total,) = _table(found["plan"])
+    assert total["samples"] == 0
+    root, words = _table(planned(assets='key:"t/docs"+')["plan"])
+    assert (root["feature"], words["feature"]) == ("t/docs", "t/words")
+    assert "only its run can tell" in root["notes"]
+    for wrong in ('key:"t/word"', "group:nothing"):
+        with pytest.raises(
+            dg.Failure, match="names no feature that is computed here; there are: t/docs"
+        ):
+            planned(assets=wrong)
+    with pytest.raises(dg.Failure, match="cannot be read"):
+        planned(assets="key:(")
+
+
+def test_quarantine(docs: Project) -> None:
+    _hold(docs, a=1, bad=2)
+    assert _run(docs)
+    assert docs.counts("t/words") == (2, 0, 0, 1)
+    assert _run(docs)
+    metadata = docs.metadata("t/words")
+    assert metadata["quarantined"] == 1
+    assert "retry_quarantined" in str(metadata["notes"])
+    event = docs.instance.get_latest_materialization_event(dg.AssetKey(["t", "words"]))
+    (held,) = _table(event.asset_materialization.metadata["quarantined samples"])  # type: ignore[union-attr]
+    assert (held["sample"], held["error"], held["attempts"]) == ("doc=bad", "AssertionError", 1)
+    assert held["where"].endswith("compute.py:2")
+    # The check names it, after a run and by itself.
+    for run in ("metaxy_update", "metaxy_check"):
+        result = docs.run_job(run)
+        (check,) = [
+            e
+            for e in result.get_asset_check_evaluations()
+            if e.check_name == "no_failed_samples" and e.asset_key.path[-1] == "words"
+        ]
+        assert not check.passed
+        assert "doc=bad: AssertionError" in str(check.description)
+    # An asset shows the tables of all features.
+    docs.materialize("metaxy/quarantine")
+    event = docs.instance.get_latest_materialization_event(dg.AssetKey(["metaxy", "quarantine"]))
+    shown = event.asset_materialization.metadata  # type: ignore[union-attr]
+    assert shown["samples"].value == 1
+    assert [row["sample"] for row in _table(shown["t/words"])] == ["doc=bad"]
+    assert [(row["feature"], row["samples"]) for row in _table(shown["features"])] == [
+        ("t/docs", 0),
+        ("t/words", 1),
+    ]
+    assert _run(docs, retry_quarantined=True)
+    assert docs.counts("t/words") == (1, 0, 0, 1)
+    file = docs.sandbox.defs_folder_path / "words/defs.yaml"
+    file.write_text(file.read_text() + "  transient_errors: [AssertionError]\n  max_attempts: 3\n")
+    for failed in (1, 0):
+        assert _run(docs)
+        assert docs.metadata("t/words")["failed"] == failed
+    # Once it is gone upstream, nothing speaks of it.
+    _hold(docs, a=1)
+    assert _run(docs)
+    assert docs.metadata("t/words")["quarantined"] == 0
 
 
 def test_run_config(docs: Project) -> None:
@@ -160,10 +211,10 @@ def test_on_error_fail(docs: Project) -> None:
     file.write_text(file.read_text() + "  on_error: fail\n")
     assert not _run(docs)
     assert docs.rows("t/words")["doc"].to_list() == ["a"]
-    file.write_text(file.read_text().replace("on_error: fail", "on_error: continue"))
+    file.write_text(file.read_text().replace("on_error: fail", "on_error: quarantine"))
     assert _run(docs)
-    assert docs.counts("t/words") == (1, 0, 0, 1)
-    assert _why(docs) == {"doc=bad": "retry"}
+    assert docs.counts("t/words") == (0, 0, 0, 0)
+    assert _why(docs) == {"doc=bad": "quarantined"}
 
 
 def test_a_root_has_nothing_to_be_asked(docs: Project) -> None:

@@ -11,7 +11,6 @@ from projects import Project
 from dagster_metaxy.declare._dagster import (
     ResolutionException,
     definitions_in_python,
-    latest_evaluation,
     source_of,
 )
 from dagster_metaxy.declare.errors import LocatedError, did_you_mean, located, position
@@ -135,20 +134,3 @@ def test_in_python_there_is_no_place() -> None:
 def test_hints() -> None:
     assert did_you_mean("clips/vidoes", ["clips/videos", "x"]) == " Did you mean 'clips/videos'?"
     assert did_you_mean("media/videos", ["clips/frames"]) == ""
-
-
-def test_the_latest_evaluation_has_a_result() -> None:
-    key = dg.AssetCheckKey(dg.AssetKey("a"), "c")
-    seen = []
-
-    @dg.asset(check_specs=[dg.AssetCheckSpec("c", asset="a")])
-    def a(context):
-        seen.append(latest_evaluation(context.instance, key))
-        yield dg.MaterializeResult(check_results=[dg.AssetCheckResult(passed=False)])
-
-    with dg.DagsterInstance.ephemeral() as instance:
-        for _ in range(2):
-            assert dg.materialize([a], instance=instance).success
-    assert seen[0] is None
-    assert seen[1] is not None
-    assert not seen[1].passed

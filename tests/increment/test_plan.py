@@ -11,7 +11,8 @@ from worlds import RUNTIME, World, update
 from dagster_metaxy.declare.columns import Column
 from dagster_metaxy.declare.feature import Feature, aggregation
 from dagster_metaxy.increment.conditions import ConditionError
-from dagster_metaxy.increment.outcome import Outcome
+from dagster_metaxy.increment.outcome import Counts, Outcome
+from dagster_metaxy.increment.quarantine import Quarantine
 from dagster_metaxy.increment.selection import Scope, Selection
 from dagster_metaxy.increment.update import SampleError, Update
 
@@ -76,8 +77,8 @@ def test_reasons(world: World) -> None:
     world.drop("a")
     found = plan(world, updating)
     why, detail = found.pop("c")
-    assert why == "retry"
-    assert "1 attempt failed: doc=c: ValueError: bad" in detail
+    assert why == "quarantined"
+    assert "1 attempt failed: ValueError: bad (" in detail
     assert found == {
         "b": ("input changed", "t/docs: text 1 -> 2"),
         "d": ("new", ""),
@@ -85,12 +86,112 @@ def test_reasons(world: World) -> None:
     }
     # What was never computed comes first, what has failed last.
     del compute.calls[:]
-    outcome = run(world, updating)
+    outcome = run(world, updating, retry_quarantined=True)
     assert compute.calls == ["d", "b", "c"]
     assert outcome.plan is not None
     assert outcome.plan.counts == {"new": 1, "input changed": 1, "retry": 1, "orphaned": 1}
     (why, detail) = plan(world, updating)["c"]
     assert "2 attempts failed" in detail
+
+
+def test_quarantine_ends_with_another_input_or_code_or_when_asked(world: World) -> None:
+    compute = Counting("b", "c")
+    updating = words(world, compute)
+    world.put(a=("1", "1", 1), b=("1", "1", 1), c=("1", "1", 1))
+    run(world, updating)
+    del compute.calls[:]
+    run(world, updating)
+    assert compute.calls == []
+    world.put(b=("2", "1", 1))
+    assert plan(world, updating)["b"] == ("new", "")
+    assert plan(world, updating)["c"][0] == "quarantined"
+    run(world, updating)
+    assert compute.calls == ["b"]
+    assert "1 attempt failed" in plan(world, updating)["b"][1]  # of this input
+    # Named by itself, it is asked for; a limit or a share asks for nothing.
+    run(world, updating, limit=5)
+    run(world, updating, only={"c"})
+    assert compute.calls == ["b", "c"]
+    run(world, updating, force="doc = 'c'")
+    assert compute.calls == ["b", "c", "c"]
+    compute.bad.clear()
+    run(world, words(world, compute, "2"))
+    assert sorted(compute.calls[3:]) == ["a", "b", "c"]
+    # A sample that was fine before, and is quarantined now, keeps its row.
+    compute.bad.add("a")
+    world.put(a=("2", "1", 9))
+    run(world, words(world, compute, "2"))
+    outcome = run(world, words(world, compute, "2"))
+    assert outcome.total == Counts(quarantined=1)
+    assert {row["doc"]: row["words"] for row in world.rows("t/words")} == dict.fromkeys("abc", 1)
+    # Back to the input that was computed once: nothing to do, and nothing failed.
+    world.put(a=("1", "1", 1))
+    outcome = run(world, words(world, compute, "2"))
+    assert outcome.total == Counts()
+    assert outcome.remaining is not None
+    assert not outcome.remaining.failed
+
+
+def test_transient_errors_are_tried_up_to_max_attempts(world: World) -> None:
+    calls: list[str] = []
+    errors: dict[str, Exception] = {
+        "a": ConnectionRefusedError("away"),
+        "b": ValueError("bad"),
+        "c": TimeoutError("slow"),
+    }
+
+    def compute(sample: Any) -> dict[str, Any]:
+        calls.append(sample["doc"])
+        raise errors[sample["doc"]]
+
+    # By a base class, and by a name with its module.
+    quarantine = Quarantine({"ConnectionError", "builtins.TimeoutError", "json.ValueError"}, 3)
+    updating = words(world, compute, quarantine=quarantine)
+    world.put(**dict.fromkeys(errors, ("1", "1", 1)))
+    for _ in range(5):
+        run(world, updating)
+    assert sorted(calls) == ["a", "a", "a", "b", "c", "c", "c"]
+    assert plan(world, updating)["a"][0] == "quarantined"
+    more = words(world, compute, quarantine=Quarantine({"ConnectionError"}, 4))
+    assert {doc: why for doc, (why, _) in plan(world, more).items()} == {
+        "a": "retry",
+        "b": "quarantined",
+        "c": "quarantined",
+    }
+
+
+def test_where_a_failed_sample_stops_the_run_nothing_is_quarantined(world: World) -> None:
+    compute = Counting("a")
+    updating = words(world, compute, on_error="fail")
+    world.put(a=("1", "1", 1))
+    for _ in range(2):
+        with pytest.raises(SampleError):
+            run(world, updating)
+    assert compute.calls == ["a", "a"]
+
+
+def test_artifacts_that_would_be_deleted(world: World) -> None:
+    def compute(sample: Any, context: Any) -> dict[str, Any]:
+        context.artifact("words.txt").write_text("x")
+        return {"words": 1}
+
+    updating = words(world, compute)
+    world.put(a=("1", "1", 1), b=("1", "1", 1), c=("1", "1", 1))
+    outcome = run(world, updating)
+    assert outcome.artifacts == {"text/plain": (3, 3)}
+    world.put(b=("2", "1", 1))
+    world.drop("a")
+    with world.store.open("r") as store:
+        folders = updating.plan(store).artifacts
+    assert [
+        folder.relative_to(world.root / "artifacts/t__words").parts[0] for folder in folders
+    ] == [
+        "a",
+        "b",
+    ]
+    assert all(folder.is_dir() for folder in folders)
+    run(world, updating)
+    assert not any(folder.is_dir() for folder in folders)
 
 
 def test_a_field_that_does_not_count_is_no_reason(world: World) -> None:
@@ -155,7 +256,7 @@ def test_a_parent_without_children_is_done(world: World) -> None:
         assert not outcome.failed
     assert sorted(calls) == ["a", "b"]
     with world.store.open("r") as store:
-        assert not updating.pending(store).new
+        assert not updating.plan(store).pending
     # Children that a reprocessed parent no longer has go, and stay away.
     world.put(b=("2", "1", 0))
     for _ in range(2):

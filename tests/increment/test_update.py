@@ -26,7 +26,7 @@ from dagster_metaxy.increment import store as stores
 from dagster_metaxy.increment.artifacts import Artifacts, safe_name
 from dagster_metaxy.increment.compute import ComputeContext
 from dagster_metaxy.increment.outcome import Counts, Outcome
-from dagster_metaxy.increment.selection import Scope
+from dagster_metaxy.increment.selection import Scope, Selection
 from dagster_metaxy.increment.update import ComputeError, Update
 
 Sample = Mapping[str, Any]
@@ -102,7 +102,7 @@ def test_chunks_are_durable_one_by_one(world: World) -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 4])
-def test_failing_samples_are_named_and_tried_again(world: World, workers: int) -> None:
+def test_failing_samples_are_named_and_quarantined(world: World, workers: int) -> None:
     world.put(a=("1", "1", 1), b=("1", "1", 0), c=("1", "1", 3))
     feature = world.words()
     outcome = _run(
@@ -112,7 +112,13 @@ def test_failing_samples_are_named_and_tried_again(world: World, workers: int) -
     (failed,) = outcome.failed
     assert str(failed).startswith("doc=b: ZeroDivisionError: ")
     assert {row["doc"] for row in world.rows("t/words")} == {"a", "c"}
-    assert _run(world, updating(world, feature, lambda s: {"words": 1})).total == Counts(new=1)
+    mended = updating(world, feature, lambda s: {"words": 1})
+    outcome = _run(world, mended)
+    assert outcome.total == Counts(quarantined=1)
+    assert [str(failure) for failure in outcome.quarantined] == [str(failed)]
+    assert "another code version, or a run with `retry_quarantined: true`" in outcome.notes[0]
+    runtime = replace(RUNTIME, selection=Selection(retry_quarantined=True))
+    assert mended.run(world.store, Scope(), runtime).total == Counts(new=1)
 
 
 def test_a_wrong_compute_ends_the_update_and_keeps_what_was_done(world: World) -> None:
@@ -383,7 +389,7 @@ def test_scope_limits_to_partitions_and_counts_by_them(world: World) -> None:
     assert outcome.up_to_date == set()
     assert [row["doc"] for row in world.rows("t/words")] == ["a1"]
     outcome = _run(world, update, Scope(key_of))
-    assert outcome.partitions == {"a": Counts(new=1, failed=1), "b": Counts(new=1)}
+    assert outcome.partitions == {"a": Counts(quarantined=1), "b": Counts(new=1)}
     assert outcome.up_to_date == {"b"}
     world.drop("b1", "a1")
     outcome = _run(world, update, Scope(key_of, {"a"}))

@@ -18,17 +18,11 @@ from dagster_metaxy.declare.project import MetaxyProject
 from dagster_metaxy.discovery.sensor import register_keys
 from dagster_metaxy.increment import store as stores
 from dagster_metaxy.increment.compute import Runtime
-from dagster_metaxy.increment.outcome import Counts, FailedSample, Outcome, Pending, UpdateError
+from dagster_metaxy.increment.outcome import Counts, Outcome, UpdateError
+from dagster_metaxy.increment.plan import Plan
 from dagster_metaxy.increment.selection import Scope, Selection
 from dagster_metaxy.increment.update import Update
-from dagster_metaxy.report.checks import (
-    CHECKS,
-    NO_FAILED,
-    OF_PENDING,
-    failed_before,
-    failure_check,
-    feature_checks,
-)
+from dagster_metaxy.report.checks import CHECKS, FORESEEN, feature_checks
 from dagster_metaxy.report.metadata import (
     count_metadata,
     failure_summary,
@@ -44,7 +38,13 @@ DATA_VERSION_TAG = "dagster/data_version"
 
 
 class Runner(Protocol):
-    """What brings one feature up to date."""
+    """What brings one feature up to date.
+
+    Attributes:
+        foresees: Whether a plan tells what is new or stale, or only a run.
+    """
+
+    foresees: ClassVar[bool]
 
     @property
     def feature(self) -> Feature:
@@ -64,13 +64,31 @@ class Runner(Protocol):
         """Compute what is new or stale, delete what is orphaned, and say what was done."""
         ...
 
-    @property
-    def pending(self) -> Callable[..., Pending] | None:
-        """Says what a run would find to do in an open store; None where only a run can tell."""
+    def plan(
+        self,
+        store: mx.MetadataStore,
+        scope: Scope | None = None,
+        selection: Selection | None = None,
+    ) -> Plan:
+        """What a run would do in an open store, and why."""
         ...
 
 
-class UpdateConfig(dg.Config):
+class RetryConfig(dg.Config):
+    """Whether a run tries quarantined samples again."""
+
+    retry_quarantined: bool = Field(
+        default=False,
+        description="Try the samples again that failed before, although their input and code are the"
+        " same.",
+    )
+
+    def selection(self) -> Selection:
+        """The same, for the increment."""
+        return Selection(retry_quarantined=self.retry_quarantined)
+
+
+class UpdateConfig(RetryConfig):
     """What a run is asked to do beside, or less than, what is new or stale."""
 
     force: bool = Field(
@@ -85,7 +103,8 @@ class UpdateConfig(dg.Config):
     only: list[str] = Field(
         default=[],
         description="Names of samples, such as `video_id=bikes`, or ids where one column names a"
-        " sample: no other one is computed, and none is deleted.",
+        " sample: no other one is computed, and none is deleted. Quarantined ones that are named are"
+        " tried again.",
         examples=[["bikes"]],
     )
     limit: int | None = Field(
@@ -106,6 +125,7 @@ class UpdateConfig(dg.Config):
             only=frozenset(self.only),
             limit=self.limit,
             subsample=None if self.subsample == 1.0 else self.subsample,
+            retry_quarantined=self.retry_quarantined,
         )
 
 
@@ -298,23 +318,25 @@ class FeatureAsset:
             keys = list(context.partition_keys)
         outcome, metadata, data_version = self._update(context, project, keys)
         if keys is not None:
-            failed = {k for k in keys if outcome.partitions.get(k, Counts()).failed}
+            failed = {
+                key
+                for key in keys
+                if (counts := outcome.partitions.get(key, Counts())).failed or counts.quarantined
+            }
             if failed:
                 # Told key by key: a result for the run would turn the failed ones green.
-                yield from self._checks(context, project, selected_checks(context), outcome, keys)
+                yield from self._checks(context, project, selected_checks(context), outcome)
                 for key in keys:
                     if key not in failed:
                         yield self._partition_event(key, outcome)
-                raise dg.Failure(failure_summary(outcome.failed), metadata)
+                raise dg.Failure(failure_summary(outcome.failed, outcome.quarantined), metadata)
         else:
             yield from self._partition_events(context.instance, outcome)
         yield dg.MaterializeResult(
             asset_key=self.key,
             metadata=metadata,
             data_version=dg.DataVersion(data_version),
-            check_results=list(
-                self._checks(context, project, selected_checks(context), outcome, keys)
-            ),
+            check_results=list(self._checks(context, project, selected_checks(context), outcome)),
         )
 
     def op(self, project: MetaxyProject, after: Sequence[str]) -> dg.OpDefinition:
@@ -367,9 +389,10 @@ class FeatureAsset:
         project: MetaxyProject,
         keys: Sequence[str] | None,
     ) -> tuple[Outcome, dict[str, Any], str]:
-        scope = self._scope(keys)
+        scope = self.scope(keys)
         # From the context, since a component's `execute` may be overridden.
-        config = UpdateConfig(**(getattr(context, "op_execution_context", context).op_config or {}))
+        given = getattr(context, "op_execution_context", context).op_config or {}
+        config = self._config(**given) if self._config else RetryConfig()
         runtime = Runtime(
             log=context.log,
             run_id=context.run.run_id,
@@ -390,20 +413,26 @@ class FeatureAsset:
             context.log.info(f"{self.feature.key}: {note}")
         if outcome.blocked and keys is not None:
             raise dg.Failure(f"{self.feature.key}: {'; '.join(outcome.notes)}")
-        if outcome.failed and not metadata["dagster/row_count"]:
+        if (outcome.failed or outcome.quarantined) and not metadata["dagster/row_count"]:
             # Not one sample, now or ever: that is no bad apple.
-            raise dg.Failure(failure_summary(outcome.failed), metadata)
+            raise dg.Failure(failure_summary(outcome.failed, outcome.quarantined), metadata)
         return outcome, metadata, data_version
 
     @property
+    def _config(self) -> type[RetryConfig] | None:
+        """What a run can be asked for; a compute that lists samples is asked for nothing."""
+        if isinstance(self.runner, Update):
+            return UpdateConfig
+        return RetryConfig if self.runner.foresees else None
+
+    @property
     def _config_schema(self) -> dict[str, Any]:
-        """What a run can be asked for; roots list their source, whatever is asked."""
-        return UpdateConfig.to_fields_dict() if isinstance(self.runner, Update) else {}
+        return self._config.to_fields_dict() if self._config else {}
 
     @property
     def check_names(self) -> list[str]:
         """The checks that it has, less those that only a run could answer."""
-        unknown = OF_PENDING if self.runner.pending is None else ()
+        unknown = () if self.runner.foresees else FORESEEN
         return [name for name in CHECKS if name in self.checks and name not in unknown]
 
     @property
@@ -420,34 +449,23 @@ class FeatureAsset:
         project: MetaxyProject,
         names: Collection[str],
         outcome: Outcome | None = None,
-        keys: Sequence[str] | None = None,
     ) -> Iterator[dg.AssetCheckResult]:
         """Evaluate checks of the whole feature, after an update of it or by themselves."""
-        if NO_FAILED in names:
-            failed = [] if outcome is None else outcome.failed
-            if outcome is None or keys is not None:
-                # What was not computed now, is as it was found last.
-                named = {failure.name for failure in failed}
-                elsewhere = self._failed_elsewhere(context.instance, keys)
-                failed = [*failed, *(f for f in elsewhere if f.name not in named)]
-            yield failure_check(self.key, failed)
+
+        def left(store: mx.MetadataStore) -> Plan:
+            if outcome is not None and outcome.remaining is not None:
+                return outcome.remaining
+            stores.check_table(store, self.feature)
+            return self.runner.plan(store, self.scope(None))
+
         with project.use():
             store = project.store(self.store, context.run.run_id)
             try:
-                yield from feature_checks(store, self.feature, self.runner.pending, self.key, names)
+                yield from feature_checks(store, self.feature, left, self.key, names)
             except UpdateError as error:
                 raise dg.Failure(str(error), allow_retries=False) from error
 
-    def _failed_elsewhere(
-        self, instance: dg.DagsterInstance, keys: Sequence[str] | None
-    ) -> list[FailedSample]:
-        """Failed samples that the latest check names, of other partitions than a run's."""
-        before = failed_before(instance, self.key, self.feature.parent_columns)
-        if self.partitioning is None or keys is None:
-            return before
-        return [failure for failure in before if failure.partition not in keys]
-
-    def _scope(self, keys: Sequence[str] | None) -> Scope:
+    def scope(self, keys: Sequence[str] | None) -> Scope:
         """Which samples a run of some partitions, or of all, is about."""
         if self.partitioning is None:
             return Scope()
@@ -462,7 +480,7 @@ class FeatureAsset:
         where the run is about all."""
         if self.partitioning is None or keys is None:
             return None
-        scope = self._scope(keys)
+        scope = self.scope(keys)
         return scope.columns, lambda row: scope.covers(scope.key(row))
 
     def _partition_events(
@@ -491,9 +509,8 @@ class FeatureAsset:
         """
         if self.partitioning is None:
             return
-        scope = self._scope(None)
-        pending = self.runner.pending  # of a root of one's own, rows are what was listed last
-        left = pending(store, scope) if pending is not None else Pending()
+        scope = self.scope(None)
+        left = self.runner.plan(store, scope)
         rows = stores.read(store, self.feature.key)
         # Rows from before the columns were declared do not have them.
         if rows is None or not set(scope.columns) <= set(rows.columns):
@@ -506,11 +523,10 @@ class FeatureAsset:
                 .unique()
                 .iter_rows(named=True)
             }
-            - {
-                scope.key({**dict.fromkeys(scope.columns), **sample})
-                for samples in (left.new, left.stale, left.orphaned, left.unknown)
-                for sample in samples
-            }
+            - {task.partition for task in left.pending}
+            - {failure.partition for failure in left.refused}
+            - {orphan.partition for orphan in left.orphaned}
+            - {*left.unknown.values()}
         )
         yield from self._partition_events(instance, outcome)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import dagster as dg
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator
 
 from dagster_metaxy.components._asset import FeatureAsset
 from dagster_metaxy.declare._dagster import ResolutionException
@@ -24,7 +24,15 @@ from dagster_metaxy.declare.errors import (
     written,
 )
 from dagster_metaxy.declare.project import MetaxyProject
-from dagster_metaxy.declare.schema import model_schema, one_of, plain, structured
+from dagster_metaxy.declare.schema import (
+    TEMPLATE,
+    model_schema,
+    one_of,
+    plain,
+    structured,
+    text_or,
+)
+from dagster_metaxy.increment.quarantine import Quarantine
 from dagster_metaxy.report.checks import CHECKS
 
 if TYPE_CHECKING:
@@ -182,10 +190,32 @@ class FeatureComponent(LocatedComponent):
             "object",
             nullable=True,
             description="When a failed run of an asset is tried again. A failed sample alone is no"
-            " failed run, and is computed by the next one.",
+            " failed run: see `transient_errors`.",
             examples=[{"max_retries": 3, "delay": 30}],
         ),
     ] = None
+    transient_errors: Annotated[
+        list[str],
+        plain(
+            model_field_type=list[str] | str | None,
+            description="Names of error classes, with or without their module, that may pass: of the"
+            " network, of a server that is away. Samples that failed with one of them, or with one that"
+            " inherits from it, are tried again by the next runs, up to `max_attempts`; others are held"
+            " back until their input or code version changes, or a run is asked for them"
+            " (`retry_quarantined`).",
+            examples=[["TimeoutError", "httpx.TransportError"]],
+        ),
+    ] = []  # noqa: RUF012 - pydantic copies it
+    max_attempts: Annotated[
+        int,
+        structured(
+            text_or({"pattern": TEMPLATE}, {"type": "integer", "minimum": 1}),
+            "integer",
+            description="How often, in all, a sample that failed with one of `transient_errors` is"
+            " tried.",
+            examples=[5],
+        ),
+    ] = 3
     backfill_policy: Annotated[
         Annotated[BackfillPolicyModel, Field()] | None,
         structured(
@@ -249,6 +279,29 @@ class FeatureComponent(LocatedComponent):
 
     # The features of the whole project, once they are registered; see `_graph`.
     _features: ProjectFeatures | None = PrivateAttr(default=None)
+
+    @field_validator("max_attempts")
+    @classmethod
+    def _check_attempts(cls, attempts: int) -> int:
+        if attempts < 1:
+            raise ValueError("at least 1")
+        return attempts
+
+    @field_validator("transient_errors")
+    @classmethod
+    def _check_errors(cls, names: list[str]) -> list[str]:
+        for name in names:
+            if not all(part.isidentifier() for part in name.split(".")):
+                raise ValueError(
+                    f"{name!r} is no name of an error class, such as TimeoutError or"
+                    " httpx.TransportError"
+                )
+        return names
+
+    @property
+    def quarantine(self) -> Quarantine:
+        """Which samples that failed are tried again by themselves."""
+        return Quarantine(frozenset(self.transient_errors), self.max_attempts)
 
     @abstractmethod
     def feature_assets(self, project_root: Path) -> Sequence[FeatureAsset]:

@@ -12,6 +12,7 @@ from dagster_metaxy.components._asset import FeatureAsset, selected_checks
 from dagster_metaxy.declare.feature import Feature
 from dagster_metaxy.declare.project import MetaxyProject
 from dagster_metaxy.increment.outcome import UpdateError
+from dagster_metaxy.increment.plan import Plan
 from dagster_metaxy.report.checks import NO_FAILED
 from dagster_metaxy.report.metadata import NEVER_WRITTEN, column_schema, rows_metadata
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from dagster_metaxy.increment.compute import Runtime
     from dagster_metaxy.increment.outcome import Outcome
-    from dagster_metaxy.increment.selection import Scope
+    from dagster_metaxy.increment.selection import Scope, Selection
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,8 @@ class Elsewhere:
     """Stands where a runner would be: nothing here brings the feature up to date."""
 
     feature: Feature
+
+    foresees: ClassVar[bool] = False
 
     def of(self, feature: Feature) -> Elsewhere:
         """The same for `feature`, which is this one with more details."""
@@ -38,10 +41,14 @@ class Elsewhere:
         """None."""
         return set()
 
-    @property
-    def pending(self) -> None:
-        """What is new or stale, only its own project can tell."""
-        return None
+    def plan(
+        self,
+        store: mx.MetadataStore,
+        scope: Scope | None = None,
+        selection: Selection | None = None,
+    ) -> Plan:
+        """Nothing: what is new or stale, only its own project can tell."""
+        return Plan(self.feature)
 
     def run(self, store: mx.MetadataStore, scope: Scope, runtime: Runtime) -> Outcome:
         """Refuse: only the feature's own project may write it."""

@@ -7,8 +7,6 @@
 - `path` of the context: the keys from the top of the YAML document to the value being resolved.
 - `PythonFileComponent` and the declarations of the component tree: there is no public list of the
   Python files that Dagster takes definitions from, beside components.
-- `event_log_storage` of the instance: the public look at a check's latest evaluation gives, within a
-  run, the one that this run has planned.
 - `repository_def` of an op's context: raises an error that is not exported where a job runs in a
   process that has loaded no repository.
 
@@ -27,7 +25,6 @@ from dagster_shared.check import CheckError
 __all__ = [
     "ResolutionException",
     "definitions_in_python",
-    "latest_evaluation",
     "repository_assets",
     "source_of",
 ]
@@ -55,17 +52,6 @@ def definitions_in_python(tree: dg.ComponentTree) -> Iterator[dg.Definitions]:
             declaration.iterate_child_component_decls()
         ):
             yield tree.build_defs_at_path(location)
-
-
-def latest_evaluation(
-    instance: dg.DagsterInstance, key: dg.AssetCheckKey
-) -> dg.AssetCheckEvaluation | None:
-    """The latest evaluation of a check that has a result."""
-    for record in instance.event_log_storage.get_asset_check_execution_history(key, limit=10):
-        evaluation = record.evaluation
-        if isinstance(evaluation, dg.AssetCheckEvaluation):
-            return evaluation
-    return None
 
 
 def repository_assets(context: dg.OpExecutionContext) -> Sequence[dg.AssetSpec]:

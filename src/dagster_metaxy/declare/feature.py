@@ -114,6 +114,11 @@ class Feature:
         return tuple(dep["feature"] for dep in self.deps)
 
     @property
+    def code_versions(self) -> dict[str, str]:
+        """The code version of each field."""
+        return {field["key"]: str(field.get("code_version", "")) for field in self.fields}
+
+    @property
     def columns_known(self) -> bool:
         """Whether all columns are: of a feature that is produced elsewhere they may not be."""
         return bool(self.columns)

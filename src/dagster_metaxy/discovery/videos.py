@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from dagster_metaxy.declare.columns import Column
 from dagster_metaxy.declare.feature import Feature
@@ -16,8 +16,21 @@ from dagster_metaxy.discovery.files import File, Listing, SourceError, list_file
 from dagster_metaxy.engines import local
 from dagster_metaxy.increment import store as stores
 from dagster_metaxy.increment.compute import Runtime
-from dagster_metaxy.increment.outcome import FailedSample, Outcome, Pending
-from dagster_metaxy.increment.selection import Scope
+from dagster_metaxy.increment.ledger import Entry, Ledger
+from dagster_metaxy.increment.outcome import Cost, FailedSample, Meter, Outcome
+from dagster_metaxy.increment.plan import (
+    CHANGED,
+    CODE,
+    QUARANTINED,
+    Orphan,
+    Plan,
+    Task,
+    changed_fields,
+    failed_before,
+    order,
+)
+from dagster_metaxy.increment.quarantine import Quarantine
+from dagster_metaxy.increment.selection import Ids, Scope, Selection
 
 if TYPE_CHECKING:
     import metaxy as mx
@@ -125,6 +138,19 @@ def compare(listing: Listing, rows: Sequence[Row], current: set[str] | None = No
     return result
 
 
+@dataclass
+class _Work:
+    """Which files are read.
+
+    Attributes:
+        plan: Why, video by video.
+        files: The file of each task, and the row of its video where it is known.
+    """
+
+    plan: Plan
+    files: dict[Ids, tuple[File, Row | None]] = field(default_factory=dict)
+
+
 @dataclass(frozen=True)
 class Videos:
     """A collection of videos in a folder, and the update of its root feature.
@@ -134,6 +160,8 @@ class Videos:
         folder: The source.
         glob: Which files count; those with a usual video ending if left out.
         workers: How many files are read at once.
+        quarantine: Which files that could not be read are tried again by themselves, beside those
+            that were out of reach.
         chunk_rows: Rows are written when there are this many ...
         chunk_seconds: ... or when the oldest has waited this long.
     """
@@ -142,8 +170,11 @@ class Videos:
     folder: Path
     glob: str | None = None
     workers: int = field(default_factory=lambda: os.cpu_count() or 1)
+    quarantine: Quarantine = field(default_factory=Quarantine)
     chunk_rows: int = 10_000
     chunk_seconds: float = 5.0
+
+    foresees: ClassVar[bool] = True
 
     def listing(self) -> Listing:
         """What the source holds now."""
@@ -212,18 +243,24 @@ class Videos:
             rows, current = self.stored(store)
             compared = compare(listing, rows, current)
             self._refuse_pattern(compared, scope)
-            known = {row["relative_path"]: row["video_id"] for row in rows}
-            for path, reason in listing.unreadable.items():
-                video_id = known.get(path) or str(PurePosixPath(path).with_suffix(""))
-                if scope.covers(self._partition(scope, video_id)):
-                    self._fail(outcome, scope, video_id, reason, "OSError", log, path)
+            ledger = Ledger(store, self.feature)
+            work = self._work(listing, compared, rows, ledger, scope, runtime.selection)
+            plan = outcome.plan = work.plan
+            for failure in plan.refused:
+                if scope.covers(failure.partition):
+                    outcome.fail(failure, failure.partition)
+                    log.warning(f"{self.feature.key}: {failure}")
+            for task in plan.held:
+                if task.failure and scope.covers(task.partition):
+                    outcome.hold(task.failure, task.partition)
+            outcome.notes.extend(outcome.quarantine_note)
             if behind := [row for row in rows if listing.may_hold(row["relative_path"])]:
                 outcome.notes.append(
                     f"{len(behind)} videos lie behind links that lead nowhere, or cannot be looked"
                     " at: they are kept"
                 )
             live = self._moved_folder(store, compared, scope, outcome)
-            live |= self._identify(store, compared, current, scope, log, outcome)
+            live |= self._identify(store, ledger, work, compared, current, scope, log, outcome)
             self._delete_vanished(store, listing, compared, scope, outcome)
             stores.compact(store, self.feature.key)
         outcome.settle({self._partition(scope, video_id) for video_id in live})
@@ -238,27 +275,93 @@ class Videos:
         if wrong and all(wrong):
             raise SourceError(f"{self.feature.key}: {wrong[0]}")
 
-    def pending(self, store: mx.MetadataStore, scope: Scope | None = None) -> Pending:
+    def plan(
+        self,
+        store: mx.MetadataStore,
+        scope: Scope | None = None,
+        selection: Selection | None = None,
+    ) -> Plan:
         """What a run would find to do, by paths, sizes and modification times; opens no file.
 
         Args:
             store: An open store.
-            scope: Not asked: partitions are found by the ids.
+            scope: Which samples; all if left out.
+            selection: What would be asked for.
 
         Raises:
             SourceError: The source could not be listed to the end.
         """
-        compared = compare(self.listing(), *self.stored(store))
-        notes = []
+        listing = self.listing()
+        rows, current = self.stored(store)
+        compared = compare(listing, rows, current)
+        scope = scope or Scope()
+        ledger = Ledger(store, self.feature)
+        plan = self._work(listing, compared, rows, ledger, scope, selection or Selection()).plan
         if compared.changed:
-            notes.append("whether the streams of changed files differ, the next run finds out")
+            plan.notes.append("whether the streams of changed files differ, the next run finds out")
         if compared.new and compared.vanished:
-            notes.append("a new file may be a vanished one that moved; the next run finds out")
-        return Pending(
-            new=[{"video_id": video_id} for _, video_id in compared.new],
-            stale=[{"video_id": row["video_id"]} for _, row in compared.changed],
-            orphaned=[{"video_id": video_id} for video_id in compared.vanished],
-            notes=notes,
+            plan.notes.append("a new file may be a vanished one that moved; the next run finds out")
+        for video_id in sorted(compared.vanished):
+            partition = self._partition(scope, video_id)
+            if scope.covers(partition):
+                plan.orphaned.append(Orphan((video_id,), partition, "its file is gone"))
+        return plan
+
+    def _work(
+        self,
+        listing: Listing,
+        compared: Comparison,
+        rows: Sequence[Row],
+        ledger: Ledger,
+        scope: Scope,
+        selection: Selection,
+    ) -> _Work:
+        """Which files are read, and why."""
+        work = _Work(Plan(self.feature))
+        plan = work.plan
+        known = {row["relative_path"]: row["video_id"] for row in rows}
+        for path, reason in listing.unreadable.items():
+            video_id = known.get(path) or str(PurePosixPath(path).with_suffix(""))
+            plan.refused.append(self._refused(scope, video_id, "OSError", path, reason))
+        candidates = list(self._candidates(compared))
+        entries = ledger.read({(video_id,) for _, video_id, _ in candidates}) if candidates else {}
+        for file, video_id, row in candidates:
+            ids = (video_id,)
+            try:
+                partition = scope.key_of({"video_id": video_id}) if scope.key_of else None
+            except PartitionError as error:
+                if scope.keys is None:  # a matter of the whole collection
+                    path = file.relative_path
+                    plan.refused.append(
+                        self._refused(scope, video_id, "PartitionError", path, str(error))
+                    )
+                continue
+            task = Task([], ids, partition, stale=row is not None, provenance=_file_version(file))
+            entry = entries.get(ids)
+            if entry is not None and entry.version == task.provenance and entry.failure:
+                # What was out of reach is tried at every run; the file itself is not at fault.
+                away = entry.failure.is_one_of(("OSError",))
+                asked = away or selection.retries(ids, plan.name(ids))
+                failed_before(task, entry.failure, self.quarantine, asked)
+            elif row is not None:
+                task.why, task.detail = CHANGED, _file_change(file, row)
+            if task.why == QUARANTINED:
+                plan.held.append(task)
+            elif scope.covers(partition):
+                plan.tasks.append(task)
+                work.files[ids] = (file, row)
+            else:
+                plan.left.append(task)
+        order(plan.tasks)
+        plan.expect(ledger, entries.values())
+        return work
+
+    def _refused(
+        self, scope: Scope, video_id: str, error: str, path: str, message: str
+    ) -> FailedSample:
+        partition = self._partition(scope, video_id)
+        return FailedSample(
+            {"video_id": video_id}, error, f"{path}: {message}", partition=partition
         )
 
     def listed(self, store: mx.MetadataStore) -> set[str]:
@@ -284,20 +387,6 @@ class Videos:
             return True
         return self._partition(scope, candidate) == self._partition(scope, former)
 
-    def _fail(
-        self,
-        outcome: Outcome,
-        scope: Scope,
-        video_id: str,
-        message: str,
-        error: str,
-        log: Any,
-        path: str,
-    ) -> None:
-        failure = FailedSample({"video_id": video_id}, error, f"{path}: {message}")
-        outcome.fail(failure, self._partition(scope, video_id))
-        log.warning(f"{self.feature.key}: {failure}")
-
     def _moved_folder(
         self, store: mx.MetadataStore, compared: Comparison, scope: Scope, outcome: Outcome
     ) -> set[str]:
@@ -317,51 +406,54 @@ class Videos:
     def _identify(
         self,
         store: mx.MetadataStore,
+        ledger: Ledger,
+        work: _Work,
         compared: Comparison,
         current: set[str],
         scope: Scope,
         log: Any,
         outcome: Outcome,
     ) -> set[str]:
-        from dagster_metaxy.media.identify import identify
+        """Read files, and write what their streams hold; gives the ids of those that could be read.
 
-        tasks: list[tuple[File, str, Row | None]] = []
-        for file, video_id, row in self._candidates(compared):
-            try:
-                sample = {"video_id": video_id}
-                if scope.covers(scope.key_of(sample) if scope.key_of else None):
-                    tasks.append((file, video_id, row))
-            except PartitionError as error:
-                if scope.keys is not None:  # a matter of the whole collection
-                    continue
-                self._fail(
-                    outcome, scope, video_id, str(error), "PartitionError", log, file.relative_path
-                )
+        The plan then says of each what was found.
+        """
+        plan = work.plan
+        tasks, plan.tasks = plan.tasks, []
         if tasks:
-            log.info(f"{self.feature.key}: reading {len(tasks)} new or changed files")
+            log.info(
+                f"{self.feature.key}: reading {len(tasks)} new or changed files{plan.expectation}"
+            )
 
         by_versions: dict[Any, list[Row]] = {}
         for row in compared.vanished.values():
             by_versions.setdefault(_versions(row[stores.PROVENANCE_BY_FIELD]), []).append(row)
         live: set[str] = set()
         chunk: list[Row] = []
+        entries: list[Entry] = []
         since = time.monotonic()
         refreshed = 0
         try:
-            for (file, video_id, row), result in local.run(
-                tasks, lambda task: identify(task[0].path), workers=self.workers
+            for task, result in local.run(
+                tasks, lambda task: _read(work.files[task.ids][0].path), workers=self.workers
             ):
+                file, row = work.files[task.ids]
+                video_id = str(task.ids[0])
                 if isinstance(result, Exception):
-                    self._fail(
-                        outcome,
-                        scope,
-                        video_id,
-                        str(result),
-                        type(result).__name__,
-                        log,
-                        file.relative_path,
+                    before = task.failure.attempts if task.failure else 0
+                    failure = FailedSample.of({"video_id": video_id}, result)
+                    failure = replace(
+                        failure,
+                        message=f"{file.relative_path}: {failure.message}",
+                        where="",
+                        attempts=before + 1,
                     )
+                    outcome.fail(failure, task.partition)
+                    log.warning(f"{self.feature.key}: {failure}")
+                    entries.append(Entry(task.ids, task.provenance, failure=failure))
+                    plan.tasks.append(task)
                     continue
+                result, cost = result
                 versions = {"video": result.video, "audio": result.audio}
                 former = [
                     r
@@ -381,24 +473,41 @@ class Videos:
                     del compared.vanished[video_id]
                 if row is None:
                     outcome.count("new", self._partition(scope, video_id))
+                    plan.tasks.append(task)
                 elif row[stores.PROVENANCE_BY_FIELD] != versions or video_id not in current:
                     outcome.count("stale", self._partition(scope, video_id))
+                    plan.tasks.append(self._explained(task, video_id, row, versions))
                 else:
                     refreshed += 1
                 live.add(video_id)
+                outcome.cost({"video_id": video_id}, cost)
+                entries.append(Entry((video_id,), task.provenance, rows=1, cost=cost))
                 chunk.append(self._row(file, video_id, result, versions))
                 waited = time.monotonic() - since
                 if len(chunk) >= self.chunk_rows or waited >= self.chunk_seconds:
                     full, chunk, since = chunk, [], time.monotonic()
                     self._write(store, full, outcome)
+                    ledger.write(entries)
+                    entries = []
         finally:
             if chunk:
                 self._write(store, chunk, outcome)
+            ledger.write(entries)
+        order(plan.tasks)
         if refreshed:
             outcome.notes.append(
                 f"{refreshed} files were touched, moved or remuxed; their streams are the same"
             )
         return live
+
+    def _explained(self, task: Task, video_id: str, row: Row, versions: Mapping[str, str]) -> Task:
+        """A task of a known video whose streams were read, with what differs."""
+        before = row[stores.PROVENANCE_BY_FIELD]
+        changed = changed_fields(before, versions)
+        if changed:
+            return replace(task, ids=(video_id,), why=CHANGED, detail=", ".join(changed))
+        detail = f"{task.detail + ', ' if task.detail else ''}hashed by other code"
+        return replace(task, ids=(video_id,), why=CODE, detail=detail)
 
     def _candidates(self, compared: Comparison) -> Iterator[tuple[File, str, Row | None]]:
         for file, row in compared.changed:
@@ -468,6 +577,32 @@ def _pattern_error(file: File, key_of: Callable[[Row], str] | None) -> str | Non
     except PartitionError:
         pass
     return None
+
+
+def _read(path: str) -> tuple[Identity, Cost]:
+    """What a file's streams hold, and what reading them took."""
+    from dagster_metaxy.media.identify import identify
+
+    meter = Meter()
+    return identify(path), meter.cost()
+
+
+def _file_version(file: File) -> str:
+    """What a file is known by before it is read."""
+    return f"{HASH_VERSION}:{file.relative_path}:{file.size}:{file.modified_at.isoformat()}"
+
+
+def _file_change(file: File, row: Row) -> str:
+    """How a file differs from the stored row."""
+    changes = [
+        f"{name} {before} -> {now}"
+        for name, before, now in (
+            ("path", row["relative_path"], file.relative_path),
+            ("size", row["size"], file.size),
+        )
+        if before != now
+    ]
+    return ", ".join(changes) or "the file was modified"
 
 
 def _versions(by_field: Mapping[str, str]) -> tuple[tuple[str, str], ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import mimetypes
 import os
 import re
 import shutil
@@ -15,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dagster_metaxy.increment.outcome import UpdateError
+from dagster_metaxy.increment.outcome import ArtifactFile, UpdateError
 
 _WORK = ".work"
 _STALE_AFTER_SECONDS = 24 * 3600
@@ -45,6 +46,19 @@ def safe_name(ids: Sequence[Any]) -> str:
     return name
 
 
+def files_in(folder: Path) -> list[ArtifactFile]:
+    """The files below the folder of a sample."""
+    return [
+        ArtifactFile(
+            path.relative_to(folder).as_posix(),
+            mimetypes.guess_type(path.name)[0] or "application/octet-stream",
+            path.stat().st_size,
+        )
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    ]
+
+
 class Artifacts:
     """The artifact files of one feature, in one run.
 
@@ -65,6 +79,10 @@ class Artifacts:
     def any(self) -> bool:
         """Whether the feature has, or had, files at all; most have none."""
         return self.folder.is_dir()
+
+    def of(self, ids: Sequence[Any], version: str = "") -> Path:
+        """The folder of a sample, or of one version of it."""
+        return self.folder / safe_name(ids) / version
 
     def unfinished(self) -> Path:
         """A new, empty folder for the files of a sample that is being computed.
@@ -98,7 +116,7 @@ class Artifacts:
         Returns:
             The folder they lie in now.
         """
-        target = self.folder / safe_name(ids) / version
+        target = self.of(ids, version)
         target.parent.mkdir(parents=True, exist_ok=True)
         for _ in range(10):
             # What is there is of the same input and code: of a run that was killed before it
@@ -115,8 +133,8 @@ class Artifacts:
 
     def retire(self, ids: Sequence[Any], version: str) -> None:
         """Remove the files of a version of a sample, of which no row is live any more."""
-        shutil.rmtree(self.folder / safe_name(ids) / version, ignore_errors=True)
+        shutil.rmtree(self.of(ids, version), ignore_errors=True)
 
     def remove(self, ids: Sequence[Any]) -> None:
         """Remove all files of a sample that is gone."""
-        shutil.rmtree(self.folder / safe_name(ids), ignore_errors=True)
+        shutil.rmtree(self.of(ids), ignore_errors=True)

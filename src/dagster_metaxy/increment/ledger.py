@@ -2,14 +2,15 @@
 what it cost.
 
 It is kept in the same store, as a feature of its own named `<key>/metaxy_ledger`, in a graph
-of its own: no tool that looks at the project's features sees it. Losing it loses explanations, and has failed
-samples tried again; nothing else.
+of its own: no tool that looks at the project's features sees it. It is the quarantine, too: a sample
+that failed is held back while its input and code are those that failed. Losing the ledger loses
+explanations, and has failed samples tried again; nothing else.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from dagster_metaxy.declare.columns import Column
 from dagster_metaxy.declare.feature import Feature
 from dagster_metaxy.increment import store as stores
-from dagster_metaxy.increment.outcome import Cost, FailedSample
+from dagster_metaxy.increment.outcome import ArtifactFile, Cost, FailedSample
 from dagster_metaxy.increment.selection import Ids
 
 if TYPE_CHECKING:
@@ -31,12 +32,21 @@ _COLUMNS: Mapping[str, Column] = {
     "input": Column("str", description="The versions of the input, by upstream feature, as JSON."),
     "code": Column("str", description="The code version of each field, as JSON."),
     "error": Column("str", nullable=True, description="Name of the error's class."),
+    "kinds": Column(
+        "str", nullable=True, description="The error's class and its bases with modules, as JSON."
+    ),
     "message": Column("str", nullable=True, description="What the error says."),
     "place": Column("str", nullable=True, description="Where it was raised."),
+    "partition": Column("str", nullable=True, description="The partition of a failed sample."),
     "attempts": Column("int", description="How often this version has failed; 0 if it is done."),
     "seconds": Column("float", description="Wall time of the compute in seconds."),
     "cpu_seconds": Column("float", description="Processor time of the compute in seconds."),
     "bytes_written": Column("int", description="Size of the sample's artifacts in bytes."),
+    "files": Column(
+        "str",
+        nullable=True,
+        description="Name, content type and bytes of each artifact, as JSON.",
+    ),
 }
 
 
@@ -52,8 +62,8 @@ class Entry:
             how many `samples`.
         code: The code version of each field.
         failure: What went wrong; None where it is done.
-        attempts: How often this version has failed.
         cost: What it took.
+        files: The artifacts that it wrote.
     """
 
     ids: Ids
@@ -62,8 +72,8 @@ class Entry:
     input: Mapping[str, Any] = field(default_factory=dict)
     code: Mapping[str, str] = field(default_factory=dict)
     failure: FailedSample | None = None
-    attempts: int = 0
     cost: Cost = field(default_factory=Cost)
+    files: Sequence[ArtifactFile] = ()
 
 
 class Ledger:
@@ -110,6 +120,12 @@ class Ledger:
                 rows = () if frame is None else frame.iter_rows(named=True)
             return {e.ids: e for e in map(self._entry, rows) if e.ids in ids}
 
+    def all(self) -> list[Entry]:
+        """All entries."""
+        with self._graph.use():
+            frame = stores.read(self._store, self._feature.key)
+        return [] if frame is None else [self._entry(row) for row in frame.iter_rows(named=True)]
+
     def mean_seconds(self) -> float | None:
         """What computing a sample took on average; None where nothing is known."""
         import polars as pl
@@ -141,7 +157,8 @@ class Ledger:
                 stores.delete(self._store, self._feature.key, self._columns, ids)
 
     def _entry(self, row: Mapping[str, Any]) -> Entry:
-        known = {name: row[f"remembered_{name}"] for name in _COLUMNS}
+        # Nullable ones may have been declared after the row was written.
+        known: dict[str, Any] = {name: row.get(f"remembered_{name}") for name in _COLUMNS}
         ids = tuple(row[c] for c in self._columns)
         failure = None
         if known["error"] is not None:
@@ -150,6 +167,10 @@ class Ledger:
                 known["error"],
                 known["message"] or "",
                 known["place"] or "",
+                known["partition"],
+                kinds=json.loads(known["kinds"] or "[]"),
+                attempts=known["attempts"],
+                since=row["metaxy_created_at"],
             )
         return Entry(
             ids,
@@ -158,8 +179,8 @@ class Ledger:
             json.loads(known["input"]),
             json.loads(known["code"]),
             failure,
-            known["attempts"],
             Cost(known["seconds"], known["cpu_seconds"], known["bytes_written"]),
+            [ArtifactFile(*file) for file in json.loads(known["files"] or "[]")],
         )
 
     def _row(self, entry: Entry) -> dict[str, Any]:
@@ -170,12 +191,17 @@ class Ledger:
             "input": json.dumps(entry.input, sort_keys=True),
             "code": json.dumps(entry.code, sort_keys=True),
             "error": failure.error if failure else None,
+            "kinds": json.dumps(list(failure.kinds)) if failure else None,
             "message": failure.message if failure else None,
             "place": failure.where if failure else None,
-            "attempts": entry.attempts,
+            "partition": failure.partition if failure else None,
+            "attempts": failure.attempts if failure else 0,
             "seconds": entry.cost.seconds,
             "cpu_seconds": entry.cost.cpu_seconds,
             "bytes_written": entry.cost.bytes_written,
+            "files": json.dumps([[f.name, f.content_type, f.bytes] for f in entry.files])
+            if entry.files
+            else None,
         }
         return {
             **dict(zip(self._columns, entry.ids, strict=True)),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import datetime
 import os
+import time
 import traceback
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -37,6 +39,9 @@ class FailedSample:
         message: The exception's message.
         where: File and line of a compute that raised it; empty where the message says it all.
         partition: The key of the partition that it belongs to, if any.
+        kinds: The exception's class and those it inherits from, with their modules.
+        attempts: How often this version of it has failed.
+        since: When it failed last.
     """
 
     sample: Mapping[str, Any]
@@ -44,6 +49,9 @@ class FailedSample:
     message: str
     where: str = ""
     partition: str | None = None
+    kinds: Sequence[str] = ()
+    attempts: int = 1
+    since: datetime.datetime | None = None
 
     @classmethod
     def of(cls, sample: Mapping[str, Any], error: Exception) -> FailedSample:
@@ -54,16 +62,31 @@ class FailedSample:
         if frames and not type(error).__module__.startswith(_PACKAGE):
             last = next((f for f in reversed(frames) if not _is_library(f.filename)), frames[-1])
             where = f"{last.filename}:{last.lineno}"
-        return cls(sample, type(error).__name__, str(error), where)
+        kinds = [
+            f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")
+            for kind in type(error).__mro__
+            if issubclass(kind, Exception)
+        ]
+        return cls(sample, type(error).__name__, str(error), where, kinds=kinds)
+
+    def is_one_of(self, names: Collection[str]) -> bool:
+        """Whether its class, or one that it inherits from, is among names with or without module."""
+        wanted = {name.removeprefix("builtins.") for name in names}
+        return any(kind in wanted or kind.rpartition(".")[2] in wanted for kind in self.kinds)
 
     @property
     def name(self) -> str:
         """The sample's ids, as one writes them."""
         return sample_name(self.sample)
 
-    def __str__(self) -> str:
+    @property
+    def reason(self) -> str:
+        """The error, and where it was raised."""
         where = f" ({self.where})" if self.where else ""
-        return f"{self.name}: {self.error}: {self.message}{where}"
+        return f"{self.error}: {self.message}{where}"
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.reason}"
 
 
 @dataclass
@@ -74,6 +97,7 @@ class Counts:
     stale: int = 0
     orphaned: int = 0
     failed: int = 0
+    quarantined: int = 0
 
 
 @dataclass(frozen=True)
@@ -89,6 +113,37 @@ class Cost:
     seconds: float = 0.0
     cpu_seconds: float = 0.0
     bytes_written: int = 0
+
+
+@dataclass(frozen=True)
+class ArtifactFile:
+    """A file that the compute of a sample wrote.
+
+    Attributes:
+        name: Its path below the sample's folder.
+        content_type: By the ending of its name, such as `image/jpeg`.
+        bytes: Its size.
+    """
+
+    name: str
+    content_type: str
+    bytes: int
+
+
+class Meter:
+    """What computing takes, from when it is made."""
+
+    def __init__(self) -> None:
+        self._wall = time.perf_counter()
+        self._processor = time.thread_time()
+
+    def cost(self, samples: int = 1, files: Sequence[ArtifactFile] = ()) -> Cost:
+        """The cost until now of each of some samples, with their artifacts."""
+        return Cost(
+            (time.perf_counter() - self._wall) / samples,
+            (time.thread_time() - self._processor) / samples,
+            sum(file.bytes for file in files),
+        )
 
 
 @dataclass
@@ -127,25 +182,31 @@ class Outcome:
         total: Counts over all samples.
         partitions: Counts by partition key, for the partitions in which anything was to do.
         failed: The samples that failed, with their errors.
+        quarantined: The samples that failed before and were not tried again, with their errors.
         up_to_date: Partition keys in which no sample is left to do, and none failed.
         blocked: Whether an upstream has no rows yet, so that nothing could be done.
         written: Rows written.
         seconds: Wall time of the whole update.
         notes: Sentences that the reader of the result should see.
         plan: What was to be done, and why; None where nothing can be said.
+        remaining: What is left to do; None where it has to be looked up.
         costs: What computing took.
+        artifacts: Number and bytes of the files that were written, by content type.
     """
 
     total: Counts = field(default_factory=Counts)
     partitions: dict[str, Counts] = field(default_factory=dict)
     failed: list[FailedSample] = field(default_factory=list)
+    quarantined: list[FailedSample] = field(default_factory=list)
     up_to_date: set[str] = field(default_factory=set)
     blocked: bool = False
     written: int = 0
     seconds: float = 0.0
     notes: list[str] = field(default_factory=list)
     plan: Plan | None = None
+    remaining: Plan | None = None
     costs: Costs = field(default_factory=Costs)
+    artifacts: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     def cost(self, name: Mapping[str, Any], cost: Cost) -> None:
         """Take note of what a sample took."""
@@ -162,12 +223,42 @@ class Outcome:
     def settle(self, keys: Collection[str | None]) -> None:
         """Of the partitions that were brought up to date, remember those in which none failed."""
         done = {key for key in keys if key is not None}
-        self.up_to_date |= {key for key in done if not self.partitions.get(key, Counts()).failed}
+        for key in done:
+            counts = self.partitions.get(key, Counts())
+            if not (counts.failed or counts.quarantined):
+                self.up_to_date.add(key)
 
     def fail(self, failure: FailedSample, partition: str | None) -> None:
         """Remember a failed sample."""
         self.failed.append(replace(failure, partition=partition))
         self.count("failed", partition)
+
+    def hold(self, failure: FailedSample, partition: str | None) -> None:
+        """Remember a quarantined sample."""
+        self.quarantined.append(replace(failure, partition=partition))
+        self.count("quarantined", partition)
+
+    @property
+    def quarantine_note(self) -> Sequence[str]:
+        """That samples are held back, and what to do; nothing where none is."""
+        if not self.quarantined:
+            return ()
+        count = len(self.quarantined)
+        held = (
+            "1 sample is quarantined: it"
+            if count == 1
+            else f"{count} samples are quarantined: they"
+        )
+        return (
+            f"{held} failed before with the same input and code version; another code version, or a"
+            " run with `retry_quarantined: true`, tries again",
+        )
+
+    def wrote(self, files: Sequence[ArtifactFile]) -> None:
+        """Take note of the artifacts of a sample."""
+        for file in files:
+            number, size = self.artifacts.get(file.content_type, (0, 0))
+            self.artifacts[file.content_type] = (number + 1, size + file.bytes)
 
     def is_first(self, failure: FailedSample) -> bool:
         """Whether nothing failed yet with this error at this place."""
@@ -179,28 +270,8 @@ class Outcome:
     def summary(self) -> str:
         """One line for logs."""
         t = self.total
+        held = f", {t.quarantined} quarantined" if t.quarantined else ""
         return (
-            f"{t.new} new, {t.stale} stale, {t.orphaned} orphaned, {t.failed} failed;"
+            f"{t.new} new, {t.stale} stale, {t.orphaned} orphaned, {t.failed} failed{held};"
             f" {self.written} rows written in {self.seconds:.1f} s"
         )
-
-
-@dataclass(frozen=True)
-class Pending:
-    """What is left to do for a feature; nothing of it is done.
-
-    Samples are those of the upstream, by their ids, as in `Outcome`.
-
-    Attributes:
-        new: Samples that are not there yet.
-        stale: Samples whose input or code has changed since they were computed.
-        orphaned: Samples whose upstream, or source, is gone.
-        unknown: Samples whose upstream has not run since its code version changed.
-        notes: Sentences on what could not be told, and why.
-    """
-
-    new: Sequence[Mapping[str, Any]] = ()
-    stale: Sequence[Mapping[str, Any]] = ()
-    orphaned: Sequence[Mapping[str, Any]] = ()
-    unknown: Sequence[Mapping[str, Any]] = ()
-    notes: Sequence[str] = ()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +13,12 @@ from dagster_metaxy.increment import store as stores
 from dagster_metaxy.increment.conditions import ConditionError, parsed
 from dagster_metaxy.increment.ledger import Entry, Ledger
 from dagster_metaxy.increment.outcome import FailedSample, UpdateError, sample_name
+from dagster_metaxy.increment.quarantine import Quarantine
 from dagster_metaxy.increment.selection import Ids, Sample, Scope, Selection
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import metaxy as mx
     import polars as pl
 
@@ -27,13 +30,14 @@ RECOMPUTED = "upstream recomputed"
 UNEXPLAINED = "input or code changed"
 RETRY = "retry"
 FORCED = "forced"
+QUARANTINED = "quarantined"
 ORPHANED = "orphaned"
 
-_ORDER = (NEW, CODE, CHANGED, RECOMPUTED, UNEXPLAINED, FORCED, RETRY)
+_ORDER = (NEW, CODE, CHANGED, RECOMPUTED, UNEXPLAINED, FORCED, RETRY, QUARANTINED, ORPHANED)
 """Samples that were never computed come first, what has failed before comes last."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Task:
     """What one call of a compute is about: a sample, or the samples of one group.
 
@@ -46,7 +50,7 @@ class Task:
         provenance: The version that the rows will have.
         provenance_by_field: The same, field by field.
         input: The versions of the input, by upstream feature.
-        attempts: How often this version has failed.
+        failure: How this version failed last.
         why: The reason for computing it.
         detail: The same, in particular.
     """
@@ -54,12 +58,12 @@ class Task:
     samples: Sequence[Sample]
     ids: Ids
     partition: str | None
-    told_by: Mapping[str, Any]
-    stale: bool
-    provenance: str
-    provenance_by_field: Mapping[str, str]
+    told_by: Mapping[str, Any] = field(default_factory=dict)
+    stale: bool = False
+    provenance: str = ""
+    provenance_by_field: Mapping[str, str] = field(default_factory=dict)
     input: Mapping[str, Any] = field(default_factory=dict)
-    attempts: int = 0
+    failure: FailedSample | None = None
     why: str = NEW
     detail: str = ""
 
@@ -86,10 +90,12 @@ class Plan:
     Attributes:
         feature: The feature.
         tasks: What is computed, in this order.
+        left: What would be, had it been asked for.
+        held: Quarantined samples.
         refused: Samples that cannot be computed as they are.
         orphaned: Samples that are deleted.
-        uncertain: Samples that look orphaned, while an upstream has not run since its code changed.
-        left: Partitions with samples that a selection leaves out.
+        unknown: Samples whose upstream has not run since its code changed, with their partitions.
+        artifacts: Folders of files that are deleted; looked for only where a plan is asked for.
         seconds: What computing takes by the cost of earlier samples; None where there are none.
         schema: Of the columns that computes see.
         notes: Sentences that the reader should see.
@@ -97,10 +103,12 @@ class Plan:
 
     feature: Feature
     tasks: list[Task] = field(default_factory=list)
+    left: list[Task] = field(default_factory=list)
+    held: list[Task] = field(default_factory=list)
     refused: list[FailedSample] = field(default_factory=list)
     orphaned: list[Orphan] = field(default_factory=list)
-    uncertain: int = 0
-    left: set[str] = field(default_factory=set)
+    unknown: dict[Ids, str | None] = field(default_factory=dict)
+    artifacts: list[Path] = field(default_factory=list)
     seconds: float | None = None
     schema: Mapping[str, pl.DataType] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -108,9 +116,41 @@ class Plan:
     @property
     def counts(self) -> Mapping[str, int]:
         """The number of samples by reason."""
-        found = Counter(task.why for task in self.tasks)
-        found[ORPHANED] = len(self.orphaned)
-        return {why: found[why] for why in (*_ORDER, ORPHANED) if found[why]}
+        found = Counter(why for _, why, _ in self.rows())
+        return {why: found[why] for why in _ORDER if found[why]}
+
+    @property
+    def acts(self) -> bool:
+        """Whether anything is computed or deleted."""
+        return bool(self.tasks or self.orphaned)
+
+    @property
+    def pending(self) -> list[Task]:
+        """All that is new or stale, whether it is computed or not."""
+        return [*self.tasks, *self.left, *self.held]
+
+    @property
+    def failed(self) -> list[FailedSample]:
+        """The samples that failed last, and have not changed since."""
+        return [
+            *self.refused,
+            *(replace(t.failure, partition=t.partition) for t in self.pending if t.failure),
+        ]
+
+    @property
+    def expectation(self) -> str:
+        """How long computing takes, for a log line; empty where nothing is known."""
+        if self.seconds is None:
+            return ""
+        return f"; about {duration(self.seconds)} by the cost of earlier samples"
+
+    def expect(self, ledger: Ledger, entries: Collection[Entry]) -> None:
+        """Take the seconds from what is remembered of these samples, or of all."""
+        if not self.tasks:
+            return
+        known = [e.cost.seconds for e in entries if e.failure is None and e.rows]
+        mean = sum(known) / len(known) if known else ledger.mean_seconds()
+        self.seconds = None if mean is None else mean * len(self.tasks)
 
     def name(self, ids: Ids) -> str:
         """The name of a sample."""
@@ -118,7 +158,7 @@ class Plan:
 
     def rows(self) -> Iterator[tuple[str, str, str]]:
         """Name, reason and detail of each sample that is in it."""
-        for task in self.tasks:
+        for task in (*self.tasks, *self.held):
             yield self.name(task.ids), task.why, task.detail
         for orphan in self.orphaned:
             yield self.name(orphan.ids), ORPHANED, orphan.detail
@@ -134,6 +174,7 @@ class Planner:
         ledger: What is remembered of its samples.
         scope: Which samples.
         selection: What was asked for.
+        quarantine: Which samples that failed are held back; None for none.
     """
 
     feature: Feature
@@ -141,6 +182,7 @@ class Planner:
     ledger: Ledger
     scope: Scope = field(default_factory=Scope)
     selection: Selection = field(default_factory=Selection)
+    quarantine: Quarantine | None = field(default_factory=Quarantine)
 
     def plan(self) -> Plan:
         """What there is to do, and why.
@@ -150,37 +192,39 @@ class Planner:
                 samples do not have.
         """
         plan = Plan(self.feature)
-        increment = self.store.resolve_update(self.feature.key).to_polars()
+        # Lazily, the three parts share what they have in common.
+        increment = self.store.resolve_update(self.feature.key, lazy=True).collect().to_polars()
         plan.schema = {c: t for c, t in increment.new.schema.items() if not stores.is_system(c)}
         if unseen := [c for c in self.scope.columns if c not in plan.schema]:
             raise UpdateError(
                 f"{self.feature.key}: partition_by names {unseen[0]!r}, which is no column of the"
                 f" upstream samples; they have: {', '.join(plan.schema)}"
             )
-        frames = [(increment.new, False), (increment.stale, False)]
-        if self.selection.force:
-            frames.append((self._forced(plan.schema), True))
-        known = self._known(increment.new)
-        stale = set(increment.stale.select(self.feature.parent_columns).rows())
+        parents = self.feature.parent_columns
+        older = self._known(increment.new) | set(increment.stale.select(parents).rows())
         found: dict[Ids, Task] = {}
-        for frame, forced in frames:
+        for frame in (increment.new, increment.stale):
             for task in self._tasks(frame, plan):
+                task.stale = task.ids in older
+                found[task.ids] = task
+        forced: set[Ids] = set()
+        if self.selection.force:
+            for task in self._tasks(self._forced(plan.schema), plan):
+                forced.add(task.ids)
                 if task.ids not in found:
-                    why = FORCED if forced else NEW
-                    older = forced or task.ids in known or task.ids in stale
-                    found[task.ids] = replace(task, stale=older, why=why)
-        self._explain(found, plan)
+                    task.stale, task.why = True, FORCED
+                    found[task.ids] = task
+        self._explain(found, forced, plan)
         self._select(plan)
-        if not self.selection.only:
-            self._orphans(increment, plan)
+        self._absent(increment, plan)
         return plan
 
     def _forced(self, schema: Iterable[str]) -> pl.DataFrame:
         """The samples that a forced run computes, up to date or not."""
         import narwhals as nw
 
-        increment = self.store.resolve_update(self.feature.key, skip_comparison=True)
-        frame = increment.to_polars().new
+        increment = self.store.resolve_update(self.feature.key, lazy=True, skip_comparison=True)
+        frame = increment.collect().to_polars().new
         if isinstance(self.selection.force, str):
             condition = parsed(self.selection.force)
             try:
@@ -208,17 +252,14 @@ class Planner:
 
     def _tasks(self, frame: pl.DataFrame, plan: Plan) -> Iterator[Task]:
         parents = self.feature.parent_columns
-        # Of an aggregation, the increment holds a row per upstream sample.
-        groups: dict[Ids, list[Mapping[str, Any]]] = {}
-        for row in frame.iter_rows(named=True):
-            groups.setdefault(tuple(row[c] for c in parents), []).append(row)
-        for ids, rows in groups.items():
+        visible = [column for column in frame.columns if not stores.is_system(column)]
+        for ids, rows in self._groups(frame):
             named = dict(zip(parents, ids, strict=True))
             if None in ids:
                 # Metaxy takes a null id, and then finds it neither new nor done.
                 plan.refused.append(FailedSample(named, "NullId", "an id column is null"))
                 continue
-            samples = [{c: v for c, v in row.items() if not stores.is_system(c)} for row in rows]
+            samples = [{c: row[c] for c in visible} for row in rows]
             told_by = {c: samples[0][c] for c in self.scope.columns}
             if several := _differing(samples, told_by):
                 if self.scope.keys is None:
@@ -229,12 +270,23 @@ class Planner:
                 ids=ids,
                 partition=self.scope.key(samples[0]),
                 told_by=told_by,
-                stale=False,
                 provenance=rows[0][stores.PROVENANCE],
                 provenance_by_field=rows[0][stores.PROVENANCE_BY_FIELD],
             )
 
-    def _explain(self, found: Mapping[Ids, Task], plan: Plan) -> None:
+    def _groups(self, frame: pl.DataFrame) -> Iterable[tuple[Ids, list[Mapping[str, Any]]]]:
+        """The rows of each sample: several of an aggregation, of which the increment holds a row per
+        upstream sample."""
+        parents = self.feature.parent_columns
+        rows = ((tuple(row[c] for c in parents), row) for row in frame.iter_rows(named=True))
+        if not self.feature.aggregates:
+            return ((ids, [row]) for ids, row in rows)
+        groups: dict[Ids, list[Mapping[str, Any]]] = {}
+        for ids, row in rows:
+            groups.setdefault(ids, []).append(row)
+        return groups.items()
+
+    def _explain(self, found: Mapping[Ids, Task], forced: set[Ids], plan: Plan) -> None:
         """Add to the plan what is to be computed, with the reasons."""
         if not found:
             return
@@ -242,31 +294,29 @@ class Planner:
         inputs = self._inputs(set(found))
         for ids, task in found.items():
             entry = entries.get(ids)
-            same = entry is not None and entry.version == task.provenance
-            if entry and same and not entry.failure and entry.rows == 0 and task.why != FORCED:
-                continue  # done, though there are no rows to tell
-            task = replace(task, input=inputs.get(ids, {}))
-            if entry and same and entry.failure:
-                plural = "" if entry.attempts == 1 else "s"
-                detail = f"{entry.attempts} attempt{plural} failed: {entry.failure}"
-                task = replace(task, why=RETRY, detail=detail, attempts=entry.attempts)
+            task.input = inputs.get(ids, {})
+            if entry is not None and entry.version == task.provenance:
+                if entry.failure is not None:
+                    asked = ids in forced or self.selection.retries(ids, plan.name(ids))
+                    failed_before(task, entry.failure, self.quarantine, asked)
+                elif entry.rows == 0 and task.why != FORCED:
+                    continue  # done, though there are no rows to tell
             elif task.why != FORCED and task.stale:
-                why, detail = self._reason(entry, task)
-                task = replace(task, why=why, detail=detail)
-            if self.scope.covers(task.partition):
-                plan.tasks.append(task)
-        known = [e.cost.seconds for e in entries.values() if e.failure is None and e.rows]
-        mean = sum(known) / len(known) if known else self.ledger.mean_seconds()
-        plan.seconds = None if mean is None else mean * len(plan.tasks)
+                task.why, task.detail = self._reason(entry, task)
+            if task.why == QUARANTINED:
+                plan.held.append(task)
+            else:
+                (plan.tasks if self.scope.covers(task.partition) else plan.left).append(task)
+        order(plan.held)
+        plan.expect(self.ledger, entries.values())
 
     def _reason(self, entry: Entry | None, task: Task) -> tuple[str, str]:
         """Why a sample of which there are rows is computed again."""
         if entry is None or not entry.input:
             return UNEXPLAINED, ""
-        code = {f["key"]: str(f.get("code_version", "")) for f in self.feature.fields}
         changed = [
             f"{name}: {entry.code.get(name) or 'none'} -> {version or 'none'}"
-            for name, version in code.items()
+            for name, version in self.feature.code_versions.items()
             if entry.code.get(name) != version
         ]
         if changed:
@@ -279,9 +329,7 @@ class Planner:
             if before["samples"] != now["samples"]:
                 changed.append(f"{key}: {before['samples']} -> {now['samples']} samples")
             changed += [
-                f"{key}: {name} {_short(before['fields'].get(name))} -> {_short(version)}"
-                for name, version in now["fields"].items()
-                if before["fields"].get(name) != version
+                f"{key}: {field}" for field in changed_fields(before["fields"], now["fields"])
             ]
         recomputed = [
             key
@@ -334,68 +382,125 @@ class Planner:
 
     def _select(self, plan: Plan) -> None:
         """Order the tasks, and leave out what was not asked for."""
-        plan.tasks.sort(key=lambda task: (_ORDER.index(task.why), task.ids))
-        asked = [t for t in plan.tasks if self.selection.takes(t.ids, plan.name(t.ids))]
-        kept = asked[: self.selection.limit]
+        order(plan.tasks)
+        kept = plan.tasks
+        if self.selection.only or self.selection.subsample is not None:
+            kept = [t for t in kept if self.selection.takes(t.ids, plan.name(t.ids))]
+        kept = kept[: self.selection.limit]
         if len(kept) == len(plan.tasks):
             return
         taken = {task.ids for task in kept}
-        plan.left = {t.partition for t in plan.tasks if t.partition and t.ids not in taken}
-        plan.notes.append(f"{len(plan.tasks) - len(kept)} samples were not asked for")
+        left = [task for task in plan.tasks if task.ids not in taken]
+        plan.left.extend(left)
+        plan.notes.append(f"{len(left)} samples were not asked for")
         if plan.seconds is not None:
             plan.seconds *= len(kept) / len(plan.tasks)
         plan.tasks = kept
 
-    def _orphans(self, increment: mx.PolarsIncrement, plan: Plan) -> None:
-        parents = self.feature.parent_columns
-        orphaned, kept = orphaned_ids(self.store, self.feature, increment)
-        plan.uncertain = len(orphaned & kept)
+    def _absent(self, increment: mx.PolarsIncrement, plan: Plan) -> None:
+        """Find the samples that upstream does not have, or that Metaxy does not see there."""
+        unknown = self._unknown(plan)
+        orphaned = set() if self.selection.only else self._orphaned(increment) - unknown
         above = " or ".join(self.feature.upstream)
-        stored = partition_columns(self.store, self.feature, self.scope, orphaned)
-        for ids in sorted(orphaned - kept, key=str):
-            sample = {**stored.get(ids, {}), **dict(zip(parents, ids, strict=True))}
-            partition = self.scope.key(sample)
-            if self.scope.covers(partition):
-                plan.orphaned.append(Orphan(ids, partition, f"no longer in {above}"))
+        stored = self._partition_columns(orphaned | unknown)
+
+        def partition(ids: Ids) -> str | None:
+            named = dict(zip(self.feature.parent_columns, ids, strict=True))
+            return self.scope.key({**stored.get(ids, {}), **named})
+
+        plan.unknown = {ids: partition(ids) for ids in unknown}
+        for ids in sorted(orphaned, key=str):
+            if self.scope.covers(key := partition(ids)):
+                plan.orphaned.append(Orphan(ids, key, f"no longer in {above}"))
+
+    def _unknown(self, plan: Plan) -> set[Ids]:
+        """Ids that Metaxy does not see upstream, since an upstream has not run with its code."""
+        found: set[Ids] = set()
+        for dep in self.feature.deps:
+            waiting = stores.stranded(
+                self.store, dep["feature"], self.feature.parent_columns, dep.get("rename")
+            )
+            if waiting:
+                found |= waiting
+                plan.notes.append(
+                    f"{len(waiting)} sample{'' if len(waiting) == 1 else 's'} cannot be told, and what"
+                    f" was computed from them is kept: {dep['feature']} has not run since its code"
+                    " version changed. Run it, or, where it is produced elsewhere, push its definition"
+                    " (`mx push`)"
+                )
+        return found
+
+    def _orphaned(self, increment: mx.PolarsIncrement) -> set[Ids]:
+        """Ids of stored samples that Metaxy does not see upstream."""
+        parents = self.feature.parent_columns
+        orphaned = set(increment.orphaned.select(parents).rows())
+        if not increment.new.is_empty() and stores.has_older_rows(self.store, self.feature.key):
+            # Samples that went while the code version changed have rows of the older one only.
+            history = stores.read(self.store, self.feature.key, with_feature_history=True)
+            rows = stores.read(self.store, self.feature.key)
+            current = set(rows.select(parents).rows()) if rows is not None else set()
+            everything = set(history.select(parents).rows()) if history is not None else set()
+            orphaned |= everything - current - set(increment.new.select(parents).rows())
+        return orphaned
+
+    def _partition_columns(self, wanted: set[Ids]) -> Mapping[Ids, Sample]:
+        """By the ids of stored samples, the columns that their partitions are found by, where these
+        are other ones than the ids."""
+        parents = self.feature.parent_columns
+        further = [c for c in dict.fromkeys(self.scope.columns) if c not in parents]
+        read = further and wanted
+        key = self.feature.key
+        rows = stores.read(self.store, key, with_feature_history=True) if read else None
+        if rows is None:
+            return {}
+        found = {}
+        # Rows from before the columns were declared do not have them.
+        kept = [c for c in (*parents, *further) if c in rows.columns]
+        for row in rows.select(kept).iter_rows(named=True):
+            if (ids := tuple(row[c] for c in parents)) in wanted:
+                found[ids] = {c: row.get(c) for c in further}
+        return found
 
 
-def orphaned_ids(
-    store: mx.MetadataStore, feature: Feature, increment: mx.PolarsIncrement
-) -> tuple[set[Ids], set[Ids]]:
-    """Ids of samples that look orphaned, and ids that are upstream all the same, unseen."""
-    parents = feature.parent_columns
-    orphaned = set(increment.orphaned.select(parents).rows())
-    if not increment.new.is_empty() and stores.has_older_rows(store, feature.key):
-        # Samples that went while the code version changed have rows of the older one only.
-        history = stores.read(store, feature.key, with_feature_history=True)
-        rows = stores.read(store, feature.key)
-        current = set(rows.select(parents).rows()) if rows is not None else set()
-        everything = set(history.select(parents).rows()) if history is not None else set()
-        orphaned |= everything - current - set(increment.new.select(parents).rows())
-    kept: set[Ids] = set()
-    for dep in feature.deps if orphaned else ():
-        kept |= stores.stranded(store, dep["feature"], parents, dep.get("rename"))
-    return orphaned, kept
+def order(tasks: list[Task]) -> None:
+    """Sort tasks: what was never computed first, what has failed before last."""
+    tasks.sort(key=lambda task: (_ORDER.index(task.why), task.ids))
 
 
-def partition_columns(
-    store: mx.MetadataStore, feature: Feature, scope: Scope, wanted: set[Ids]
-) -> Mapping[Ids, Sample]:
-    """By the ids of stored samples, the columns that their partitions are found by, where these are
-    other ones than the ids."""
-    parents = feature.parent_columns
-    further = [c for c in dict.fromkeys(scope.columns) if c not in parents]
-    read = further and wanted
-    rows = stores.read(store, feature.key, with_feature_history=True) if read else None
-    if rows is None:
-        return {}
-    found = {}
-    # Rows from before the columns were declared do not have them.
-    kept = [c for c in (*parents, *further) if c in rows.columns]
-    for row in rows.select(kept).iter_rows(named=True):
-        if (ids := tuple(row[c] for c in parents)) in wanted:
-            found[ids] = {c: row.get(c) for c in further}
-    return found
+def failed_before(
+    task: Task, failure: FailedSample, quarantine: Quarantine | None, asked: bool
+) -> None:
+    """Mark a task of which this very version failed: tried again, or quarantined.
+
+    Args:
+        task: What would be computed.
+        failure: How it failed last.
+        quarantine: What is held back; None for nothing.
+        asked: Whether it is asked for all the same.
+    """
+    held = not asked and quarantine is not None and quarantine.holds(failure)
+    plural = "" if failure.attempts == 1 else "s"
+    detail = f"{failure.attempts} attempt{plural} failed: {failure.reason}"
+    task.why, task.detail = QUARANTINED if held else RETRY, detail
+    task.failure = failure
+
+
+def changed_fields(before: Mapping[str, str | None], now: Mapping[str, str | None]) -> list[str]:
+    """Each field whose version differs, with both."""
+    return [
+        f"{name} {_short(before.get(name))} -> {_short(version)}"
+        for name, version in now.items()
+        if before.get(name) != version
+    ]
+
+
+def duration(seconds: float) -> str:
+    """Seconds, as one says them."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s"
 
 
 def _differing(samples: Sequence[Sample], told_by: Mapping[str, Any]) -> str | None:

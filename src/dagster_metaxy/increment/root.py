@@ -6,14 +6,16 @@ import datetime
 import time
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from dagster_metaxy.declare.columns import UNCHECKED, ColumnError, RowShapeError, check_row
 from dagster_metaxy.declare.feature import Feature
 from dagster_metaxy.increment import store as stores
 from dagster_metaxy.increment.compute import Compute, ComputeContext, Runtime
+from dagster_metaxy.increment.ledger import Entry, Ledger
 from dagster_metaxy.increment.outcome import FailedSample, Outcome, sample_name
-from dagster_metaxy.increment.selection import Ids, Scope
+from dagster_metaxy.increment.plan import Plan
+from dagster_metaxy.increment.selection import Ids, Scope, Selection
 from dagster_metaxy.increment.update import ComputeError
 
 if TYPE_CHECKING:
@@ -42,6 +44,8 @@ class Root:
     version_columns: Mapping[str, str] = field(default_factory=dict)
     hard_delete: bool = False
 
+    foresees: ClassVar[bool] = False
+
     def of(self, feature: Feature) -> Root:
         """The same for `feature`, which is this one with more details."""
         return replace(self, feature=feature)
@@ -51,10 +55,20 @@ class Root:
         """The Dagster resources that the compute asks for."""
         return self.compute.resource_names
 
-    @property
-    def pending(self) -> None:
-        """What is new or stale, only the compute can tell."""
-        return None
+    def plan(
+        self,
+        store: mx.MetadataStore,
+        scope: Scope | None = None,
+        selection: Selection | None = None,
+    ) -> Plan:
+        """What is known without calling the compute: the samples that failed last.
+
+        What is new, stale or gone, only a run can tell.
+        """
+        note = "what is new, stale or gone, only its run can tell: the compute lists the samples"
+        remembered = Ledger(store, self.feature).all()
+        failed = [entry.failure for entry in remembered if entry.failure]
+        return Plan(self.feature, refused=failed, notes=[note])
 
     def run(self, store: mx.MetadataStore, scope: Scope, runtime: Runtime) -> Outcome:
         """Write the samples that are new or have other versions, and delete those that are gone.
@@ -94,9 +108,26 @@ class Root:
                 ids = self.feature.id_columns
                 stores.delete(store, self.feature.key, ids, gone, hard=self.hard_delete, older=True)
             stores.compact(store, self.feature.key)
+            self._remember(store, scope, outcome)
         outcome.settle({scope.key(row) for row in rows.values()})
         outcome.seconds = time.monotonic() - started
         return outcome
+
+    def _remember(self, store: mx.MetadataStore, scope: Scope, outcome: Outcome) -> None:
+        """Keep the failures of this run, instead of those of the same partitions before."""
+        ledger = Ledger(store, self.feature)
+        now = {tuple(f.sample.values()): f for f in outcome.failed}
+        before = {e.ids: e.failure for e in ledger.all() if e.failure}
+        gone = [
+            ids
+            for ids, failure in before.items()
+            if ids not in now and scope.covers(failure.partition)
+        ]
+        ledger.delete(gone)
+        # One without an id cannot be named.
+        ledger.write(Entry(i, "", failure=f) for i, f in now.items() if None not in i)
+        elsewhere = [f for i, f in before.items() if i not in now and i not in gone]
+        outcome.remaining = Plan(self.feature, refused=[*outcome.failed, *elsewhere])
 
     def _named(self, returned: Row) -> dict[str, Any]:
         """The ids of a returned row, as the store has them."""

@@ -51,16 +51,26 @@ class Selection:
             computed, and none deleted.
         limit: At most so many samples are computed.
         subsample: This share of the samples, always the same ones.
+        retry_quarantined: Whether quarantined samples are computed again.
     """
 
     force: bool | str = False
     only: Collection[str] = ()
     limit: int | None = None
     subsample: float | None = None
+    retry_quarantined: bool = False
+
+    def names(self, ids: Ids, name: str) -> bool:
+        """Whether `only` names a sample."""
+        return name in self.only or (len(ids) == 1 and str(ids[0]) in self.only)
+
+    def retries(self, ids: Ids, name: str) -> bool:
+        """Whether a sample is asked for although it is quarantined: all are, or it is named."""
+        return self.retry_quarantined or self.names(ids, name)
 
     def takes(self, ids: Ids, name: str) -> bool:
         """Whether a sample is among those that were asked for."""
-        if self.only and name not in self.only and not (len(ids) == 1 and str(ids[0]) in self.only):
+        if self.only and not self.names(ids, name):
             return False
         if self.subsample is None:
             return True

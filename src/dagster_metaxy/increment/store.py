@@ -47,10 +47,12 @@ def read(store: mx.MetadataStore, key: str, **options: Any) -> pl.DataFrame | No
         options: As for `MetadataStore.read`.
     """
     import polars as pl
+    from metaxy.metadata_store.exceptions import FeatureNotFoundError
 
-    if not store.has_feature(key, check_fallback=True):
+    try:
+        frame = store.read(key, **options).collect().to_native()
+    except FeatureNotFoundError:
         return None
-    frame = store.read(key, **options).collect().to_native()
     return frame if isinstance(frame, pl.DataFrame) else pl.DataFrame(frame)
 
 
@@ -285,12 +287,14 @@ def has_older_rows(store: mx.MetadataStore, key: str) -> bool:
     """Whether there are rows of another feature version than the one declared; reads one column."""
     import metaxy as mx
     import narwhals as nw
+    from metaxy.metadata_store.exceptions import FeatureNotFoundError
 
-    if not store.has_feature(key, check_fallback=True):
+    try:
+        rows = store.read(
+            key, with_feature_history=True, with_sample_history=True, include_soft_deleted=True
+        )
+    except FeatureNotFoundError:
         return False
-    rows = store.read(
-        key, with_feature_history=True, with_sample_history=True, include_soft_deleted=True
-    )
     older = nw.col("metaxy_feature_version") != mx.current_graph().get_feature_version(key)
     return bool(rows.filter(older).select(nw.len()).collect().item(0, 0))
 

@@ -6,14 +6,14 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from dagster_metaxy.declare.columns import RowShapeError, check_row
 from dagster_metaxy.declare.feature import Feature
 from dagster_metaxy.declare.partitions import PartitionError
 from dagster_metaxy.engines import local
 from dagster_metaxy.increment import store as stores
-from dagster_metaxy.increment.artifacts import Artifacts
+from dagster_metaxy.increment.artifacts import Artifacts, files_in
 from dagster_metaxy.increment.compute import (
     Compute,
     ComputeContext,
@@ -24,13 +24,15 @@ from dagster_metaxy.increment.compute import (
 )
 from dagster_metaxy.increment.ledger import Cost, Entry, Ledger
 from dagster_metaxy.increment.outcome import (
+    ArtifactFile,
     FailedSample,
+    Meter,
     Outcome,
-    Pending,
     UpdateError,
     sample_name,
 )
-from dagster_metaxy.increment.plan import Plan, Planner, Task, partition_columns
+from dagster_metaxy.increment.plan import Plan, Planner, Task, duration
+from dagster_metaxy.increment.quarantine import Quarantine
 from dagster_metaxy.increment.selection import Ids, Scope, Selection
 
 if TYPE_CHECKING:
@@ -59,11 +61,13 @@ class Result:
         rows: The rows, checked; None where it failed.
         error: What went wrong.
         cost: What it took.
+        files: The artifacts.
     """
 
     rows: Rows | None = None
     error: Exception | None = None
     cost: Cost = field(default_factory=Cost)
+    files: Sequence[ArtifactFile] = ()
 
 
 @dataclass
@@ -98,8 +102,9 @@ class Update:
         hard_delete: Whether orphaned rows are removed from the store, not only marked as deleted.
         chunk_rows: Rows are written when there are this many ...
         chunk_seconds: ... or when the oldest has waited this long.
-        on_error: Whether the others are computed where a sample fails (`continue`), or the update
-            stops (`fail`).
+        on_error: Whether a sample that fails is quarantined while the others are computed
+            (`quarantine`), or the update stops (`fail`), and the next one tries it again.
+        quarantine: Which samples that failed are tried again by themselves.
     """
 
     feature: Feature
@@ -110,11 +115,14 @@ class Update:
     hard_delete: bool = False
     chunk_rows: int = 10_000
     chunk_seconds: float = 5.0
-    on_error: Literal["continue", "fail"] = "continue"
+    on_error: Literal["quarantine", "fail"] = "quarantine"
+    quarantine: Quarantine = field(default_factory=Quarantine)
 
     def of(self, feature: Feature) -> Update:
         """The same for `feature`, which is this one with more details."""
         return replace(self, feature=feature)
+
+    foresees: ClassVar[bool] = True
 
     @property
     def resource_names(self) -> set[str]:
@@ -125,8 +133,9 @@ class Update:
         """Compute new and stale samples, delete orphaned ones, and say what was done.
 
         Rows are durable chunk by chunk: a killed run loses one chunk at most. A sample whose
-        compute raises is named in the outcome, stops no other, and is tried again by the next run,
-        after all others.
+        compute raises is named in the outcome, stops no other, and is quarantined: it is tried again
+        when its input or the code version has changed, when it is asked for, or, where the error is
+        transient, by the next run, after all others.
 
         Args:
             store: The store, closed.
@@ -147,7 +156,8 @@ class Update:
                 outcome.notes.append(f"nothing to do: {', '.join(missing)} has no rows yet")
             else:
                 self._run(store, scope, runtime, outcome)
-                stores.compact(store, self.feature.key)
+                if outcome.written:
+                    stores.compact(store, self.feature.key)
         outcome.seconds = time.monotonic() - started
         return outcome
 
@@ -170,52 +180,28 @@ class Update:
         if missing := self._unwritten(store):
             note = f"nothing to compute yet: {', '.join(missing)} has no rows"
             return Plan(self.feature, notes=[note])
+        plan = self._plan(store, scope or Scope(), selection or Selection())
+        plan.artifacts = self._obsolete_artifacts(store, plan)
+        return plan
+
+    def _plan(self, store: mx.MetadataStore, scope: Scope, selection: Selection) -> Plan:
         ledger = Ledger(store, self.feature)
-        return Planner(
-            self.feature, store, ledger, scope or Scope(), selection or Selection()
-        ).plan()
+        quarantine = None if self.on_error == "fail" else self.quarantine
+        return Planner(self.feature, store, ledger, scope, selection, quarantine).plan()
 
-    def pending(self, store: mx.MetadataStore, scope: Scope | None = None) -> Pending:
-        """What is left to do, failed samples included.
-
-        Args:
-            store: An open store.
-            scope: Where partitions are asked for: how they are found.
-        """
-        plan = self.plan(store, scope)
+    def _obsolete_artifacts(self, store: mx.MetadataStore, plan: Plan) -> list[Path]:
+        """The folders of files that the samples of a plan have now, and will not have after it."""
+        artifacts = Artifacts(self.artifacts, self.feature.key)
+        if not artifacts.any:
+            return []
+        found = {artifacts.of(orphan.ids) for orphan in plan.orphaned}
+        becomes = {task.ids: task.provenance for task in plan.tasks if task.stale}
         parents = self.feature.parent_columns
-        unknown: set[Ids] = set()
-        notes = list(plan.notes)
-        for dep in self.feature.deps if not self._unwritten(store) else ():
-            waiting = stores.stranded(store, dep["feature"], parents, dep.get("rename"))
-            if waiting:
-                unknown |= waiting
-                notes.append(
-                    f"{len(waiting)} sample{'' if len(waiting) == 1 else 's'} cannot be told:"
-                    f" {dep['feature']} has not run since its code version changed. Run it, or, where"
-                    " it is produced elsewhere, push its definition (`mx push`)"
-                )
-        tasks = plan.tasks
-        told_by = {task.ids: task.told_by for task in tasks}
-        orphaned = {orphan.ids for orphan in plan.orphaned}
-        if scope is not None:
-            told_by |= partition_columns(store, self.feature, scope, orphaned | unknown)
-        found = (
-            {task.ids for task in tasks if not task.stale},
-            {task.ids for task in tasks if task.stale},
-            orphaned,
-            unknown,
-        )
-        return Pending(
-            *(
-                [
-                    {**told_by.get(ids, {}), **dict(zip(parents, ids, strict=True))}
-                    for ids in sorted(some, key=str)
-                ]
-                for some in found
-            ),
-            notes=notes,
-        )
+        for row in stores.rows_of(store, self.feature.key, parents, becomes):
+            ids = tuple(row[c] for c in parents)
+            if row[stores.PROVENANCE] != becomes[ids]:
+                found.add(artifacts.of(ids, row[stores.PROVENANCE]))
+        return sorted(folder for folder in found if folder.is_dir())
 
     def _unwritten(self, store: mx.MetadataStore) -> list[str]:
         """Upstream features that were never written."""
@@ -227,27 +213,33 @@ class Update:
         self, store: mx.MetadataStore, scope: Scope, runtime: Runtime, outcome: Outcome
     ) -> None:
         ledger = Ledger(store, self.feature)
-        plan = Planner(self.feature, store, ledger, scope, runtime.selection).plan()
+        plan = self._plan(store, scope, runtime.selection)
         outcome.plan = plan
         outcome.notes.extend(plan.notes)
         for failure in plan.refused:
             outcome.fail(failure, None)
         for task in plan.tasks:
             outcome.count("stale" if task.stale else "new", task.partition)
+        for task in plan.held:
+            if task.failure and scope.covers(task.partition):
+                outcome.hold(task.failure, task.partition)
+        outcome.notes.extend(outcome.quarantine_note)
         artifacts = Artifacts(self.artifacts, self.feature.key)
+        undone: list[Task] = []
         if plan.tasks:
             reasons = ", ".join(f"{count} {why}" for why, count in plan.counts.items())
-            runtime.log.info(f"{self.feature.key}: {reasons}{_expected(plan.seconds)}")
+            runtime.log.info(f"{self.feature.key}: {reasons}{plan.expectation}")
             try:
                 caller = _Caller(self, artifacts, runtime, plan.schema)
-                self._compute(store, ledger, plan.tasks, caller, artifacts, outcome)
+                undone = self._compute(store, ledger, plan.tasks, caller, artifacts, outcome)
             finally:
                 artifacts.close()
             ledger.compact()
         elif not store.has_feature(self.feature.key):
             outcome.notes.extend(self._unseen(store))
         self._delete_orphans(store, ledger, plan, artifacts, outcome)
-        self._settle(store, scope, plan, outcome)
+        outcome.remaining = replace(plan, tasks=undone, orphaned=[])
+        self._settle(store, scope, outcome.remaining, outcome)
 
     def _unseen(self, store: mx.MetadataStore) -> Iterator[str]:
         """Notes on upstreams with rows that are all of another version than the one known here."""
@@ -271,11 +263,13 @@ class Update:
         caller: _Caller,
         artifacts: Artifacts,
         outcome: Outcome,
-    ) -> None:
+    ) -> list[Task]:
+        """Compute and write; gives the tasks that failed."""
         log = caller.runtime.log
         size = self.batch_size if self.compute.is_batch else 1
         units = (tasks[start : start + size] for start in range(0, len(tasks), size))
         chunk = Chunk()
+        undone: list[Task] = []
         done = 0
         started = told = time.monotonic()
         try:
@@ -286,6 +280,7 @@ class Update:
                     done += 1
                     if result.rows is None:
                         failure = self._failed(task, result.error, outcome, log)
+                        undone.append(replace(task, failure=failure))
                         chunk.entries.append(self._entry(task, result, failure))
                         if self.on_error == "fail":
                             raise SampleError(f"{self.feature.key}: {failure}") from result.error
@@ -294,6 +289,7 @@ class Update:
                     chunk.rows.extend(result.rows)
                     chunk.entries.append(self._entry(task, result, None))
                     outcome.cost(self.name(task), result.cost)
+                    outcome.wrote(result.files)
                 now = time.monotonic()
                 full = len(chunk.rows) >= self.chunk_rows or now - chunk.since >= self.chunk_seconds
                 if chunk.entries and full:
@@ -308,6 +304,7 @@ class Update:
             # Also where a compute is wrong or the run is interrupted: finished work is kept.
             if chunk.entries:
                 self._write(store, ledger, chunk, artifacts, outcome)
+        return undone
 
     def _failed(
         self, task: Task, error: Exception | None, outcome: Outcome, log: Any
@@ -323,7 +320,8 @@ class Update:
         if isinstance(error, UpdateError):
             raise error
         assert error is not None
-        failure = FailedSample.of(self.name(task), error)
+        before = task.failure.attempts if task.failure else 0
+        failure = replace(FailedSample.of(self.name(task), error), attempts=before + 1)
         # Where it was raised is the same for most: once is enough.
         shown = error if outcome.is_first(failure) else None
         outcome.fail(failure, task.partition)
@@ -336,10 +334,10 @@ class Update:
             task.provenance,
             None if result.rows is None else len(result.rows),
             task.input,
-            {f["key"]: str(f.get("code_version", "")) for f in self.feature.fields},
+            self.feature.code_versions,
             failure,
-            task.attempts + 1 if failure else 0,
             result.cost,
+            result.files,
         )
 
     def name(self, task: Task) -> dict[str, Any]:
@@ -389,11 +387,6 @@ class Update:
         artifacts: Artifacts,
         outcome: Outcome,
     ) -> None:
-        if plan.uncertain:
-            outcome.notes.append(
-                f"{plan.uncertain} samples look orphaned only because an upstream feature has not run"
-                " since its code version changed; they are kept"
-            )
         if not plan.orphaned:
             return
         # Files first: rows without files are still orphaned in the next run, files without
@@ -426,7 +419,8 @@ class Update:
                 keys.add(scope.key_of(row))
             except PartitionError as error:
                 outside.append(str(error))
-        outcome.settle([key for key in keys - plan.left if scope.covers(key)])
+        pending = {task.partition for task in plan.pending}
+        outcome.settle([key for key in keys - pending if scope.covers(key)])
         if outside and scope.keys is None:
             outcome.notes.append(
                 f"{len(outside)} samples belong to no partition, so that only runs over all compute"
@@ -445,22 +439,10 @@ class Update:
         return stores.read(store, self.feature.key)
 
 
-def _expected(seconds: float | None) -> str:
-    return "" if seconds is None else f"; about {_duration(seconds)} by the cost of earlier samples"
-
-
 def _progress(done: int, total: int, seconds: float) -> str:
     rate = done / seconds if seconds else 0.0
-    left = f", about {_duration((total - done) / rate)} left" if done < total and rate else ""
+    left = f", about {duration((total - done) / rate)} left" if done < total and rate else ""
     return f"{done} of {total} samples done, {rate:.3g} a second{left}"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s"
 
 
 @dataclass(frozen=True)
@@ -476,7 +458,7 @@ class _Caller:
         """The rows of each task, or what went wrong with it."""
         if not self.update.compute.is_batch:
             return [self._one(task) for task in tasks]
-        meter = _Meter()
+        meter = Meter()
         try:
             rows = self._batch(tasks)
         except Exception as error:
@@ -491,10 +473,11 @@ class _Caller:
         ]
 
     def _one(self, task: Task) -> Result:
-        meter = _Meter()
+        meter = Meter()
         try:
             rows, folder = self._computed(task)
-            return Result(rows, cost=meter.cost(folder=folder))
+            files = files_in(folder) if folder is not None else ()
+            return Result(rows, cost=meter.cost(files=files), files=files)
         except Exception as error:
             return Result(error=error, cost=meter.cost())
 
@@ -574,20 +557,3 @@ class _Caller:
                 named = sample_name(dict(zip(columns, ids, strict=True)))
                 raise ValueError(f"the compute returned two rows for {named}")
             seen.add(ids)
-
-
-class _Meter:
-    """What computing takes, from when it is made."""
-
-    def __init__(self) -> None:
-        self._wall = time.perf_counter()
-        self._processor = time.thread_time()
-
-    def cost(self, samples: int = 1, folder: Path | None = None) -> Cost:
-        """The cost until now of each of some samples, whose artifacts lie in a folder."""
-        files = folder.rglob("*") if folder is not None else ()
-        return Cost(
-            (time.perf_counter() - self._wall) / samples,
-            (time.thread_time() - self._processor) / samples,
-            sum(file.stat().st_size for file in files if file.is_file()),
-        )

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from dagster_metaxy.declare._dagster import latest_evaluation
 from dagster_metaxy.declare.feature import Feature
 from dagster_metaxy.increment import store as stores
-from dagster_metaxy.increment.outcome import FailedSample, Pending, sample_name
+from dagster_metaxy.increment.outcome import FailedSample, sample_name
+from dagster_metaxy.increment.plan import Plan
 from dagster_metaxy.report.metadata import failed_table, failure_summary
 from dagster_metaxy.report.tables import metadata_table
 
@@ -25,7 +24,7 @@ NO_DUPLICATES = "no_duplicate_ids"
 NO_NULLS = "no_null_ids"
 
 CHECKS: Mapping[str, str] = {
-    NO_FAILED: "Names the samples that could not be computed.",
+    NO_FAILED: "Names the samples that could not be computed, and why.",
     NOTHING_STALE: "Names the samples whose input or code has changed since they were computed.",
     NOTHING_MISSING: "Names the samples that upstream, or the source, has and this feature has not.",
     NO_DUPLICATES: "Names the samples of which one commit wrote two rows: one of them is hidden.",
@@ -33,8 +32,8 @@ CHECKS: Mapping[str, str] = {
 }
 """The checks, and what each says."""
 
-OF_PENDING = (NOTHING_STALE, NOTHING_MISSING)
-"""The checks that ask what is left to do."""
+FORESEEN = (NOTHING_STALE, NOTHING_MISSING)
+"""The checks that ask what a run would find to do."""
 
 NAMED = 100
 """How many samples a check names."""
@@ -43,32 +42,35 @@ NAMED = 100
 def feature_checks(
     store: mx.MetadataStore,
     feature: Feature,
-    pending: Callable[[mx.MetadataStore], Pending] | None,
+    plan: Callable[[mx.MetadataStore], Plan],
     asset_key: dg.AssetKey,
     names: Collection[str],
 ) -> Iterator[dg.AssetCheckResult]:
-    """Evaluate the checks that look at the whole feature as it is in the store.
+    """Evaluate checks of a whole feature.
 
     Args:
         store: The store, closed.
         feature: The feature.
-        pending: What tells what is left to do.
+        plan: What tells what is left to do, in the open store.
         asset_key: The feature's asset.
         names: Which checks.
     """
-    if not set(names) - {NO_FAILED}:
+    if not names:
         return
     with store.open("r"):
-        if pending is not None and set(names) & set(OF_PENDING):
-            stores.check_table(store, feature)
-            left = pending(store)
-            for name, samples, what in (
-                (NOTHING_STALE, left.stale, "stale"),
-                (NOTHING_MISSING, left.new, "missing"),
+        if {NO_FAILED, *FORESEEN} & set(names):
+            left = plan(store)
+            if NO_FAILED in names:
+                yield _failure_check(asset_key, left.failed)
+            for name, stale, what in (
+                (NOTHING_STALE, True, "stale"),
+                (NOTHING_MISSING, False, "missing"),
             ):
                 if name in names:
-                    found = [sample_name(s) for s in samples[:NAMED]]
-                    yield _result(asset_key, name, len(samples), what, found, left.notes)
+                    found = [left.name(t.ids) for t in left.pending if t.stale == stale]
+                    yield _result(
+                        asset_key, name, len(found), what, sorted(found)[:NAMED], left.notes
+                    )
         if NO_DUPLICATES in names or NO_NULLS in names:
             duplicates, nulls = _bad_ids(store, feature)
             for name, samples, what in (
@@ -78,6 +80,18 @@ def feature_checks(
                 if name in names:
                     found = [sample_name(s) for s in samples[:NAMED]]
                     yield _result(asset_key, name, len(samples), what, found)
+
+
+def _failure_check(asset_key: dg.AssetKey, failed: Sequence[FailedSample]) -> dg.AssetCheckResult:
+    """A warning that names the samples that failed; passed where none did."""
+    return dg.AssetCheckResult(
+        asset_key=asset_key,
+        check_name=NO_FAILED,
+        passed=not failed,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=failure_summary(failed) if failed else None,
+        metadata={"failed samples": failed_table(failed)} if failed else {},
+    )
 
 
 def _result(
@@ -114,17 +128,24 @@ def _bad_ids(
     Metaxy shows the newest row of a sample. Where a commit wrote two, neither is newer, and which
     one is shown is chance; rows of several commits are a sample's history.
     """
+    import narwhals as nw
     import polars as pl
 
     ids = list(feature.id_columns)
     deleted, updated = "metaxy_deleted_at", "metaxy_updated_at"
-    rows = stores.read(
-        store,
-        feature.key,
-        columns=[*ids, deleted, updated],
-        with_sample_history=True,
-        include_soft_deleted=True,
-    )
+    options: Any = {
+        "columns": [*ids, deleted, updated],
+        "with_sample_history": True,
+        "include_soft_deleted": True,
+    }
+    if not store.has_feature(feature.key, check_fallback=True):
+        return [], []
+    history = store.read(feature.key, **options)
+    written = history.group_by(*ids, deleted, updated).agg(nw.len().alias("metaxy_count"))
+    null = nw.any_horizontal(*(nw.col(c).is_null() for c in ids), ignore_nulls=True)
+    if not written.filter((nw.col("metaxy_count") > 1) | null).head(1).collect().shape[0]:
+        return [], []  # as it should be, and nothing had to be held in memory
+    rows = stores.read(store, feature.key, **options)
     if rows is None:
         return [], []
     at = pl.coalesce(deleted, updated)
@@ -132,48 +153,3 @@ def _bad_ids(
     without = newest.filter(pl.any_horizontal(pl.all().is_null()))
     twice = newest.drop_nulls().filter(pl.struct(ids).is_duplicated()).unique().sort(ids)
     return twice.to_dicts(), without.to_dicts()
-
-
-def failure_check(asset_key: dg.AssetKey, failed: Sequence[FailedSample]) -> dg.AssetCheckResult:
-    """A warning that names the samples that failed; passed where none did."""
-    return dg.AssetCheckResult(
-        asset_key=asset_key,
-        check_name=NO_FAILED,
-        passed=not failed,
-        severity=dg.AssetCheckSeverity.WARN,
-        description=failure_summary(failed) if failed else None,
-        metadata={"failed samples": failed_table(failed)} if failed else {},
-    )
-
-
-def failed_before(
-    instance: dg.DagsterInstance, asset_key: dg.AssetKey, columns: Sequence[str]
-) -> list[FailedSample]:
-    """The failed samples that the latest evaluation of the check names.
-
-    Args:
-        instance: The Dagster instance.
-        asset_key: The asset.
-        columns: The columns that name a sample.
-    """
-    evaluation = latest_evaluation(instance, dg.AssetCheckKey(asset_key, NO_FAILED))
-    table = evaluation.metadata.get("failed samples") if evaluation else None
-    if not isinstance(table, dg.TableMetadataValue):
-        return []
-    return [
-        FailedSample(
-            _ids(str(r.data["sample"]), columns),
-            str(r.data["error"]),
-            str(r.data["message"]),
-            str(r.data.get("where", "")),
-            str(r.data.get("partition", "")) or None,
-        )
-        for r in table.records
-    ]
-
-
-def _ids(name: str, columns: Sequence[str]) -> dict[str, str]:
-    """The ids of a sample from its name, `a=1, b=2`; values may hold commas and equal signs."""
-    pattern = ", ".join(f"{re.escape(column)}=(.*)" for column in columns)
-    found = re.fullmatch(pattern, name, re.DOTALL)
-    return dict(zip(columns, found.groups(), strict=True)) if found else {}

@@ -33,15 +33,27 @@ def count_metadata(counts: Counts) -> dict[str, Any]:
         "stale": counts.stale,
         "orphaned": counts.orphaned,
         "failed": counts.failed,
+        "quarantined": counts.quarantined,
     }
 
 
 def failed_table(failed: Sequence[FailedSample]) -> dg.TableMetadataValue:
     """The failed samples with their errors, the first hundred of them."""
-    names = ["sample", "error", "message", "where"]
+    names = ["sample", "error", "message", "where", "attempts", "last"]
     if any(f.partition for f in failed):
         names.append("partition")
-    rows = [(f.name, f.error, f.message, f.where, f.partition or "") for f in failed[:FAILED_SHOWN]]
+    rows = [
+        (
+            f.name,
+            f.error,
+            f.message,
+            f.where,
+            f.attempts,
+            f"{f.since:%Y-%m-%d %H:%M} UTC" if f.since else "now",
+            f.partition or "",
+        )
+        for f in failed[:FAILED_SHOWN]
+    ]
     return metadata_table([dict(zip(names, row, strict=False)) for row in rows], names)
 
 
@@ -54,6 +66,8 @@ def outcome_metadata(outcome: Outcome) -> dict[str, Any]:
     }
     if outcome.failed:
         metadata["failed samples"] = failed_table(outcome.failed)
+    if outcome.quarantined:
+        metadata["quarantined samples"] = failed_table(outcome.quarantined)
     if outcome.plan is not None and (reasons := list(outcome.plan.rows())):
         columns = ("sample", "why", "detail")
         shown: list[Any] = [dict(zip(columns, row, strict=True)) for row in reasons[:REASONS_SHOWN]]
@@ -63,6 +77,11 @@ def outcome_metadata(outcome: Outcome) -> dict[str, Any]:
         metadata["compute seconds"] = round(total.seconds, 3)
         metadata["compute CPU seconds"] = round(total.cpu_seconds, 3)
         metadata["artifact bytes"] = total.bytes_written
+        if outcome.artifacts:
+            columns = ("content type", "files", "bytes")
+            written = [(kind, *sizes) for kind, sizes in sorted(outcome.artifacts.items())]
+            records: list[Any] = [dict(zip(columns, row, strict=True)) for row in written]
+            metadata["artifacts"] = metadata_table(records, columns)
         metadata["dearest samples"] = dg.MetadataValue.table(
             records=[
                 dg.TableRecord(
@@ -170,10 +189,25 @@ def _slice(
     return sum(values["metaxy_count"] for values in found), rows.filter(reduce(or_, shown))
 
 
-def failure_summary(failed: Sequence[FailedSample]) -> str:
-    """The failed samples in a few lines."""
-    shown = [str(failure) for failure in failed[:5]]
-    if more := len(failed) - len(shown):
+def failure_summary(
+    failed: Sequence[FailedSample], quarantined: Sequence[FailedSample] = ()
+) -> str:
+    """The failed samples, and those that were not tried again, in a few lines."""
+    parts = []
+    if failed:
+        parts.append(_named(failed, "failed"))
+    if quarantined:
+        parts.append(
+            _named(quarantined, "quarantined")
+            + "\nThey failed before, and their input and code are still the same; launch with"
+            " `retry_quarantined: true` to try them again"
+        )
+    return "\n".join(parts)
+
+
+def _named(samples: Sequence[FailedSample], what: str) -> str:
+    shown = [str(failure) for failure in samples[:5]]
+    if more := len(samples) - len(shown):
         shown.append(f"... and {more} more")
-    plural = "" if len(failed) == 1 else "s"
-    return f"{len(failed)} sample{plural} failed:\n" + "\n".join(shown)
+    plural = "" if len(samples) == 1 else "s"
+    return f"{len(samples)} sample{plural} {what}:\n" + "\n".join(shown)

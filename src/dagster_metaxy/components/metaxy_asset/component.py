@@ -283,6 +283,7 @@ _EVERY_FIELD = "*"
 _OF_COMPUTES = (
     "backfill_policy",
     "batch_size",
+    "max_attempts",
     "on_error",
     "op_tags",
     "orphans",
@@ -290,6 +291,7 @@ _OF_COMPUTES = (
     "params_in_code_version",
     "pool",
     "retry_policy",
+    "transient_errors",
     "workers",
 )
 """Attributes that say how a feature is computed."""
@@ -471,15 +473,17 @@ class MetaxyAssetComponent(FeatureComponent):
         ),
     ] = "soft"
     on_error: Annotated[
-        Literal["continue", "fail"],
+        Literal["quarantine", "fail"],
         structured(
-            one_of(("continue", "fail")),
+            one_of(("quarantine", "fail")),
             "string",
-            description="What a sample that fails does: it is named, and the others are computed"
-            " (`continue`); or the run stops, after what is done was written (`fail`).",
-            examples=["continue", "fail"],
+            description="What a sample that fails does: it is named, the others are computed, and it"
+            " is held back until its input or the code version changes, or a run is asked for it"
+            " (`quarantine`); or the run stops, after what is done was written, and the next one tries"
+            " it again (`fail`).",
+            examples=["quarantine", "fail"],
         ),
-    ] = "continue"
+    ] = "quarantine"
     workers: Annotated[
         int,
         structured(
@@ -718,6 +722,7 @@ class MetaxyAssetComponent(FeatureComponent):
             batch_size=self.batch_size,
             hard_delete=self.orphans == "hard",
             on_error=self.on_error,
+            quarantine=self.quarantine,
         )
 
     def _version_columns(self, feature: Feature) -> Mapping[str, str]:

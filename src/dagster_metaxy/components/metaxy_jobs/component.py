@@ -13,6 +13,7 @@ from dagster_metaxy.components._base import LocatedComponent
 from dagster_metaxy.components._graph import project_features
 from dagster_metaxy.components.metaxy_jobs.delete import delete_job
 from dagster_metaxy.components.metaxy_jobs.plan import plan_job
+from dagster_metaxy.components.metaxy_jobs.quarantine import quarantine_asset
 from dagster_metaxy.components.metaxy_jobs.reconcile import reconcile_job
 from dagster_metaxy.components.metaxy_jobs.scaffolder import MetaxyJobsScaffolder
 from dagster_metaxy.components.metaxy_jobs.stores import ProjectStores
@@ -28,7 +29,8 @@ class MetaxyJobsComponent(LocatedComponent):
     nothing. `metaxy_reconcile` tells Dagster what is in the store: it observes every feature, and reports
     as materialized what was computed outside of Dagster. `metaxy_delete` deletes the samples of a
     feature that meet a condition, all that was computed from them, and their files; unless told
-    otherwise it only says what would go.
+    otherwise it only says what would go. The asset `metaxy/quarantine` shows the samples of all
+    features that failed, with their errors.
 
     Scaffold it with
 
@@ -39,7 +41,8 @@ class MetaxyJobsComponent(LocatedComponent):
         str,
         dg.Resolver.default(
             description="What the names of the jobs begin with: `<prefix>_update`,"
-            " `<prefix>_plan`, `<prefix>_check`, `<prefix>_reconcile` and `<prefix>_delete`.",
+            " `<prefix>_plan`, `<prefix>_check`, `<prefix>_reconcile` and `<prefix>_delete`; and the"
+            " key of the asset `<prefix>/quarantine`.",
             examples=["metaxy"],
         ),
     ] = "metaxy"
@@ -80,12 +83,13 @@ class MetaxyJobsComponent(LocatedComponent):
             for asset in features.assets.values()
             for name in asset.check_names
         ]
+        shown = [quarantine_asset(self.prefix, stores)] if computed else []
         if not checks:
-            return dg.Definitions(jobs=jobs)
+            return dg.Definitions(assets=shown, jobs=jobs)
         check_job = dg.define_asset_job(
             f"{self.prefix}_check",
             selection=dg.AssetSelection.checks(*checks),
             executor_def=dg.in_process_executor,
             description="Evaluates the checks of all features, and materializes nothing.",
         )
-        return dg.Definitions(jobs=[*jobs, check_job])
+        return dg.Definitions(assets=shown, jobs=[*jobs, check_job])

@@ -1,6 +1,7 @@
 """The job that says what a run would do, and why."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 import dagster as dg
@@ -9,52 +10,70 @@ from pydantic import Field
 from dagster_metaxy.components.metaxy_jobs.stores import ProjectStores
 from dagster_metaxy.increment.outcome import UpdateError
 from dagster_metaxy.increment.plan import Plan
-from dagster_metaxy.increment.update import Update
 from dagster_metaxy.report.tables import metadata_table, text_table
 
 _COLUMNS = ("sample", "why", "detail")
-_TOTALS = ("feature", "samples", "why", "expected seconds")
+_TOTALS = ("feature", "samples", "why", "expected seconds", "artifacts deleted", "notes")
 _SHOWN = 100
 
 
 class PlanConfig(dg.Config):
     """Which features are looked at."""
 
-    features: list[str] = Field(
-        default=[], description="Keys of features; all if left out.", examples=[["clips/frames"]]
+    assets: str = Field(
+        default="*",
+        description="Which assets are planned, as Dagster's asset selection writes it.",
+        examples=['key:"clips/frames"+', "group:clips"],
+    )
+    partition: str | None = Field(
+        default=None,
+        description="Only samples of this partition; all if left out.",
+        examples=["bikes"],
     )
 
 
 def plan_job(prefix: str, stores: ProjectStores) -> dg.JobDefinition:
-    """A job that says what a run of each computed feature would do, sample by sample.
+    """A job that says what a run of each feature would do, sample by sample.
 
     Every feature is planned on what is in the store now: what an upstream feature would compute
-    first is not foreseen.
+    first is not foreseen, but said.
     """
     assets = stores.features.assets
 
     @dg.op(name=f"{prefix}_plan_features", out=dg.Out(dg.Nothing))
     # Without an annotation: Dagster reads those of contexts as objects, not as text.
     def plan(context, config: PlanConfig) -> Iterator[Any]:
-        computed = {k: a.runner for k, a in assets.items() if isinstance(a.runner, Update)}
-        if unknown := [key for key in config.features if key not in computed]:
-            there = ", ".join(computed) or "none"
-            raise dg.Failure(f"there is no computed feature {unknown[0]!r}; there are: {there}")
-        totals: list[dict[str, Any]] = []
+        selected = _selected(stores, config.assets)
+        planned: dict[str, Plan] = {}
         tables: dict[str, Any] = {}
         with stores.open("r", context.run.run_id) as store_of:
-            for key, runner in computed.items():
-                if config.features and key not in config.features:
+            for key, asset in assets.items():
+                if asset.is_external or asset.key not in selected:
                     continue
+                keys = (
+                    None
+                    if config.partition is None or not asset.partitioning
+                    else [config.partition]
+                )
                 try:
-                    found = runner.plan(store_of(key))
+                    found = asset.runner.plan(store_of(key), asset.scope(keys))
                 except UpdateError as error:
-                    raise dg.Failure(str(error), allow_retries=False) from error
-                totals.append(_total(found))
-                rows: list[Any] = [dict(zip(_COLUMNS, row, strict=True)) for row in found.rows()]
+                    found = Plan(asset.feature, notes=[str(error)])
+                planned[key] = found
+                rows: list[Any] = [
+                    dict(zip(_COLUMNS, row, strict=True)) for row in islice(found.rows(), _SHOWN)
+                ]
                 if rows:
-                    tables[key] = metadata_table(rows[:_SHOWN], _COLUMNS)
-                    context.log.info(f"{key}:\n{text_table(rows[:_SHOWN], _COLUMNS)}")
+                    tables[key] = metadata_table(rows, _COLUMNS)
+                    context.log.info(f"{key}:\n{text_table(rows, _COLUMNS)}")
+        if not planned:
+            there = ", ".join(asset.key.to_user_string() for asset in assets.values())
+            raise dg.Failure(
+                f"the asset selection {config.assets!r} names no feature that is computed here; there"
+                f" are: {there or 'none'}",
+                allow_retries=False,
+            )
+        totals = [_total(found, planned) for found in planned.values()]
         context.log.info(f"Plan:\n{text_table(totals, _TOTALS)}")
         yield dg.Output(None, metadata={"plan": metadata_table(totals, _TOTALS), **tables})
 
@@ -72,9 +91,36 @@ def plan_job(prefix: str, stores: ProjectStores) -> dg.JobDefinition:
     return job
 
 
-def _total(plan: Plan) -> dict[str, Any]:
+def _selected(stores: ProjectStores, selection: str) -> set[dg.AssetKey]:
+    """The assets of features that a selection names, as Dagster writes it."""
+    with stores.features.project.use():
+        specs = [asset.spec() for asset in stores.features.assets.values()]
+    try:
+        return set(
+            dg.AssetSelection.from_string(selection, include_sources=True).resolve(
+                [dg.AssetsDefinition(specs=specs)]
+            )
+        )
+    except dg.DagsterError as error:
+        raise dg.Failure(
+            f"the asset selection {selection!r} cannot be read: {error}", allow_retries=False
+        ) from None
+
+
+def _total(plan: Plan, planned: Mapping[str, Plan]) -> dict[str, Any]:
     counts = plan.counts
     reasons = ", ".join(f"{count} {why}" for why, count in counts.items())
     seconds = "" if plan.seconds is None or not plan.tasks else f"{plan.seconds:.1f}"
-    values = (plan.feature.key, sum(counts.values()), reasons or "; ".join(plan.notes), seconds)
+    notes = list(plan.notes)
+    if before := [k for k in plan.feature.upstream if k in planned and planned[k].acts]:
+        notes.append(f"more may come: {', '.join(before)} has samples to do first")
+    artifacts = len(plan.artifacts)
+    values = (
+        plan.feature.key,
+        sum(counts.values()),
+        reasons,
+        seconds,
+        f"{artifacts} folder{'' if artifacts == 1 else 's'}" if artifacts else "",
+        "; ".join(notes),
+    )
     return dict(zip(_TOTALS, values, strict=True))
