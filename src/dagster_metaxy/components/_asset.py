@@ -12,11 +12,16 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 import dagster as dg
 from pydantic import Field
 
+from dagster_metaxy.declare._dagster import (
+    failed_partitions,
+    output_metadata,
+    plan_materializations,
+    stop_retries,
+)
 from dagster_metaxy.declare.feature import Feature
 from dagster_metaxy.declare.partitions import Partitioning
 from dagster_metaxy.declare.project import MetaxyProject
 from dagster_metaxy.discovery.sensor import register_keys
-from dagster_metaxy.increment import store as stores
 from dagster_metaxy.increment.compute import Runtime
 from dagster_metaxy.increment.outcome import Counts, FailedSample, Outcome, Pending, UpdateError
 from dagster_metaxy.increment.selection import Scope, Selection
@@ -41,6 +46,11 @@ if TYPE_CHECKING:
 
 # What Dagster's own materializations carry, so that conditions on data versions see ours.
 DATA_VERSION_TAG = "dagster/data_version"
+
+REPORT_FAILURES = "report_failures"
+"""The op of a job over all that fails where samples of partitions have failed."""
+
+_FAILED_SAMPLES = "failed samples"
 
 
 class Runner(Protocol):
@@ -163,6 +173,8 @@ class FeatureAsset:
         partition_mappings: By upstream feature, which of its partitions those of this one depend
             on, where that is not Dagster's default.
         checks: Names of the checks it has.
+        remove_deleted_keys: Whether a run over all removes the dynamic partitions whose samples
+            were all deleted.
     """
 
     runner: Runner
@@ -178,6 +190,7 @@ class FeatureAsset:
     backfill_policy: dg.BackfillPolicy | None = None
     partition_mappings: Mapping[str, dg.PartitionMapping] = field(default_factory=dict)
     checks: Collection[str] = tuple(CHECKS)
+    remove_deleted_keys: bool = False
 
     is_external: ClassVar[bool] = False
 
@@ -197,6 +210,11 @@ class FeatureAsset:
     def op_name(self) -> str:
         """The name of the asset's op."""
         return op_name(self.feature.key)
+
+    @property
+    def update_op_name(self) -> str:
+        """The name of the op that updates it over all partitions."""
+        return f"update_{self.op_name}"
 
     def plain_spec(self) -> dg.AssetSpec:
         """The asset as it is declared, without what Metaxy knows of it."""
@@ -329,7 +347,7 @@ class FeatureAsset:
         """
 
         @dg.op(
-            name=f"update_{self.op_name}",
+            name=self.update_op_name,
             ins={op_name(key): dg.In(dg.Nothing) for key in after},
             out=dg.Out(dg.Nothing),
             description=self.feature.description,
@@ -357,7 +375,11 @@ class FeatureAsset:
                         metadata=dict(check.metadata or {}),
                     )
                 )
-            yield dg.Output(None)
+            failed = [failure for failure in outcome.failed if failure.partition is not None]
+            # For the op that reports failures: with its event, which a run from failure finds, too.
+            yield dg.Output(
+                None, metadata={_FAILED_SAMPLES: failure_summary(failed)} if failed else {}
+            )
 
         return update
 
@@ -383,6 +405,10 @@ class FeatureAsset:
                 outcome = self.runner.run(store, scope, runtime)
             except UpdateError as error:
                 raise dg.Failure(str(error), allow_retries=False) from error
+            if isinstance(context, dg.OpExecutionContext):  # those of assets plan by themselves
+                self._plan_failed(context, outcome)
+            if keys is None:
+                outcome.settle(self._emptied(context.instance, store, outcome))
             rows, data_version = rows_metadata(store, self.feature, self._inside(keys))
         metadata = {**rows, **outcome_metadata(outcome)}
         context.log.info(f"{self.feature.key}: {outcome.summary}")
@@ -469,15 +495,110 @@ class FeatureAsset:
         self, instance: dg.DagsterInstance, outcome: Outcome
     ) -> Iterator[dg.AssetMaterialization]:
         """Materializations of the partitions that are as they should be, and were touched, or
-        are not known to Dagster: their run was killed, or the instance is new."""
+        Dagster does not show as materialized: a run was killed, or the instance is new."""
         if self.partitioning is None:
             return
-        for name, new in self.partitioning.dynamic_keys(outcome.up_to_date).items():
-            register_keys(instance, name, new)
+        self._register(instance, outcome.up_to_date)
         known = instance.get_materialized_partitions(self.key)
+        known -= failed_partitions(instance, self.key, self.partitioning.definition)
         for key in sorted(outcome.up_to_date):
             if key in outcome.partitions or key not in known:
                 yield self._partition_event(key, outcome)
+
+    def _plan_failed(self, context: dg.OpExecutionContext, outcome: Outcome) -> None:
+        """Plan the partitions with a failed sample, so that Dagster shows them as failed when the
+        run has failed."""
+        if self.partitioning is not None:
+            failed = {f.partition for f in outcome.failed if f.partition is not None}
+            self._register(context.instance, failed)
+            plan_materializations(
+                context.instance, context.run, self.update_op_name, self.key, sorted(failed)
+            )
+
+    def _emptied(
+        self, instance: dg.DagsterInstance, store: mx.MetadataStore, outcome: Outcome
+    ) -> set[str]:
+        """The partitions that Dagster shows as failed and that have no sample any more.
+
+        Args:
+            instance: Where they failed.
+            store: The store, closed.
+            outcome: What an update over all partitions did.
+        """
+        # Where nothing is left at all, a source is away rather than empty.
+        if self.partitioning is None or not outcome.up_to_date:
+            return set()
+        failed = failed_partitions(instance, self.key, self.partitioning.definition)
+        if not failed:
+            return set()
+        with store.open("r"):
+            # Samples that were never computed are upstream only, in a feature that has the columns.
+            upstream = [
+                self._keys(store, dep["feature"], dep.get("rename"), with_feature_history=True)
+                for dep in self.feature.deps
+            ]
+            if upstream and not any(keys is not None for keys in upstream):
+                return set()
+            own = self._keys(store, self.feature.key, with_feature_history=True)
+        return failed.difference(*(keys for keys in (own, *upstream) if keys is not None))
+
+    def _keys(
+        self,
+        store: mx.MetadataStore,
+        key: str,
+        rename: Mapping[str, str] | None = None,
+        **options: Any,
+    ) -> set[str] | None:
+        """The partitions that the rows of a feature are in; None where it has not been written, or
+        not with the columns that partitions are found by.
+
+        Args:
+            store: An open store.
+            key: The feature: this one, or one of its upstream.
+            rename: The names that columns of the upstream have here.
+            options: As for `MetadataStore.read`.
+        """
+        scope = self._scope(None)
+        if not store.has_feature(key, check_fallback=True):
+            return None
+        rows = store.read(key, **options)
+        there = rows.collect_schema().names()
+        rows = rows.rename({old: new for old, new in (rename or {}).items() if old in there})
+        if not set(scope.columns) <= set(rows.collect_schema().names()):
+            return None
+        found = rows.select(list(dict.fromkeys(scope.columns))).unique().collect().to_polars()
+        return {k for row in found.iter_rows(named=True) if (k := scope.key(row)) is not None}
+
+    def live_keys(self, store: mx.MetadataStore) -> set[str]:
+        """The partitions that have samples, be it of an older feature version.
+
+        Args:
+            store: An open store.
+        """
+        return self._keys(store, self.feature.key, with_feature_history=True) or set()
+
+    def deleted_keys(self, store: mx.MetadataStore) -> set[str]:
+        """The partitions whose samples were all deleted; not those that never had any.
+
+        Args:
+            store: An open store.
+
+        Raises:
+            UpdateError: What the source has now cannot be told.
+        """
+        known = self._keys(
+            store, self.feature.key, with_feature_history=True, include_soft_deleted=True
+        )
+        pending = self.runner.pending
+        arrived = pending(store, self._scope(None)).new if pending is not None else ()
+        listed = {self._scope(None).key(sample) for sample in arrived}
+        return (known or set()) - self.live_keys(store) - listed
+
+    def _register(self, instance: dg.DagsterInstance, keys: Collection[str]) -> None:
+        """Register the dynamic partitions among `keys`."""
+        if self.partitioning is not None:
+            for name, new in self.partitioning.dynamic_keys(keys).items():
+                register_keys(instance, name, new)
 
     def unreported_partitions(
         self, instance: dg.DagsterInstance, store: mx.MetadataStore
@@ -494,18 +615,12 @@ class FeatureAsset:
         scope = self._scope(None)
         pending = self.runner.pending  # of a root of one's own, rows are what was listed last
         left = pending(store, scope) if pending is not None else Pending()
-        rows = stores.read(store, self.feature.key)
-        # Rows from before the columns were declared do not have them.
-        if rows is None or not set(scope.columns) <= set(rows.columns):
+        keys = self._keys(store, self.feature.key)
+        if keys is None:
             return
         outcome = Outcome()
         outcome.settle(
-            {
-                scope.key(row)
-                for row in rows.select(set(self.partitioning.columns))
-                .unique()
-                .iter_rows(named=True)
-            }
+            keys
             - {
                 scope.key({**dict.fromkeys(scope.columns), **sample})
                 for samples in (left.new, left.stale, left.orphaned, left.unknown)
@@ -526,14 +641,101 @@ class FeatureAsset:
         )
 
 
+def _report_failures(assets: Sequence[FeatureAsset]) -> dg.OpDefinition:
+    """An op that fails where a sample of a partition has failed, after all else is done.
+
+    Dagster shows a partition as failed only where the run has failed.
+    """
+
+    @dg.op(
+        name=REPORT_FAILURES,
+        ins={asset.op_name: dg.In(dg.Nothing) for asset in assets},
+        out=dg.Out(dg.Nothing),
+        description="Fails where samples failed whose partitions are to be shown as failed; all else"
+        " is done by then.",
+    )
+    def report(context) -> None:
+        outputs = output_metadata(context.instance, context.run)
+        failed = {
+            asset.feature.key: outputs.get(asset.update_op_name, {}).get(_FAILED_SAMPLES)
+            for asset in assets
+        }
+        summaries = [f"{key}: {found.value}" for key, found in failed.items() if found]
+        if summaries:
+            # Nothing is left to do for a retry.
+            stop_retries(context.instance, context.run_id)
+            raise dg.Failure(
+                "all is done but for samples that failed:\n" + "\n".join(summaries),
+                allow_retries=False,
+            )
+
+    return report
+
+
+def _remove_deleted_keys(
+    assets: Sequence[FeatureAsset], known: Collection[FeatureAsset], project: MetaxyProject
+) -> dg.OpDefinition:
+    """An op that removes the keys of dynamic partitions whose samples were deleted.
+
+    Args:
+        assets: The features whose ops it waits for.
+        known: All features of the project, which may share a set of partitions.
+        project: For their stores.
+    """
+
+    @dg.op(
+        name="remove_deleted_keys",
+        ins={asset.op_name: dg.In(dg.Nothing) for asset in assets},
+        out=dg.Out(dg.Nothing),
+        description="Removes the keys of dynamic partitions whose samples were all deleted.",
+    )
+    def remove(context) -> None:
+        def of(asset: FeatureAsset, keys: Callable[[mx.MetadataStore], set[str]]) -> set[str]:
+            with project.use(), project.store(asset.store).open("r") as store:
+                return keys(store)
+
+        for owner in assets:
+            definition = owner.partitioning.definition if owner.partitioning else None
+            if not owner.remove_deleted_keys or not isinstance(
+                definition, dg.DynamicPartitionsDefinition
+            ):
+                continue
+            name = str(definition.name)
+            try:
+                removed = of(owner, owner.deleted_keys)
+            except UpdateError as error:
+                raise dg.Failure(str(error), allow_retries=False) from error
+            removed &= set(context.instance.get_dynamic_partitions(name))
+            for asset in known if removed else ():
+                # Of a set that is shared, or where what is orphaned was kept.
+                if asset.partitioning is not None and name in asset.partitioning.dynamic_keys(()):
+                    live = asset.partitioning.dynamic_keys(of(asset, asset.live_keys))
+                    removed -= live[name]
+            for key in sorted(removed):
+                context.instance.delete_dynamic_partition(name, key)
+            if removed:
+                shown = ", ".join(sorted(removed)[:10]) + (", ..." if len(removed) > 10 else "")
+                context.log.info(f"{len(removed)} partitions of {name!r} removed: {shown}")
+
+    return remove
+
+
 def update_job(
-    name: str, assets: Sequence[FeatureAsset], project: MetaxyProject, description: str
+    name: str,
+    assets: Sequence[FeatureAsset],
+    known: Collection[FeatureAsset],
+    project: MetaxyProject,
+    description: str,
 ) -> dg.JobDefinition:
     """A job that brings features up to date, in all partitions, in one run.
+
+    Where samples of partitions fail, the run fails after all else is done, so that Dagster shows
+    these partitions as failed.
 
     Args:
         name: Its name.
         assets: The features, upstream first.
+        known: All features of the project.
         project: For their stores.
         description: What Dagster shows.
     """
@@ -548,6 +750,12 @@ def update_job(
             done[asset.feature.key] = op(
                 **{op_name(upstream): done[upstream] for upstream in after}
             )
+        if any(asset.remove_deleted_keys for asset in assets):
+            _remove_deleted_keys(assets, known, project)(
+                **{asset.op_name: done[asset.feature.key] for asset in assets}
+            )
+        if any(asset.partitioning for asset in assets):
+            _report_failures(assets)(**{asset.op_name: done[asset.feature.key] for asset in assets})
 
     return update.to_job(
         name=name,

@@ -74,7 +74,15 @@ class MetaxyJobsComponent(LocatedComponent):
         ]
         if computed := [a for a in features.assets.values() if not a.is_external]:
             what = "Brings all features up to date, in all partitions and beyond, in one run."
-            jobs.append(update_job(f"{self.prefix}_update", computed, features.project, what))
+            jobs.append(
+                update_job(
+                    f"{self.prefix}_update",
+                    computed,
+                    features.assets.values(),
+                    features.project,
+                    what,
+                )
+            )
         checks = [
             dg.AssetCheckKey(asset.key, name)
             for asset in features.assets.values()
