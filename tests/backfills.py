@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import dagster as dg
 from dagster._core.execution.backfill import BulkActionStatus, PartitionBackfill
@@ -38,8 +39,32 @@ INSTANCE = {
 }
 
 
+class Backfill(NamedTuple):
+    """How many runs a backfill took, and the partitions that it left as materialized and failed."""
+
+    runs: int
+    green: set[str]
+    failed: set[str]
+
+
 def backfill(project: Project, key: str, partitions: Sequence[str]) -> tuple[int, set[str]]:
-    """Backfill partitions of an asset to the end: how many runs it took, and what is green."""
+    """Backfill partitions of an asset: how many runs it took, and what is green."""
+    done = backfill_to_the_end(project, key, partitions)
+    assert not done.failed
+    return done.runs, done.green
+
+
+def backfill_to_the_end(
+    project: Project, key: str, partitions: Sequence[str], dynamic: str | None = None
+) -> Backfill:
+    """Backfill partitions of an asset, whatever comes of it.
+
+    Args:
+        project: The project.
+        key: The asset.
+        partitions: The partitions.
+        dynamic: The name of the set of dynamic partitions that they are to be registered in.
+    """
     project.close()
     file = project.root / "definitions.py"
     file.write_text(DEFINITIONS)
@@ -53,9 +78,12 @@ def backfill(project: Project, key: str, partitions: Sequence[str]) -> tuple[int
             InProcessWorkspaceLoadTarget(origin), instance
         ) as workspace,
     ):
+        if dynamic is not None:
+            instance.add_dynamic_partitions(dynamic, list(partitions))
+        graph = workspace.create_request_context().asset_graph
         instance.add_backfill(
             PartitionBackfill.from_asset_partitions(
-                asset_graph=workspace.create_request_context().asset_graph,
+                asset_graph=graph,
                 backfill_id="backfill",
                 tags={},
                 backfill_timestamp=get_current_timestamp(),
@@ -75,5 +103,14 @@ def backfill(project: Project, key: str, partitions: Sequence[str]) -> tuple[int
             assert found is not None
             if (status := found.status) != BulkActionStatus.REQUESTED:
                 break
-        assert status == BulkActionStatus.COMPLETED_SUCCESS, status
-        return len(instance.get_runs()), instance.get_materialized_partitions(asset)
+        definition = graph.get(asset).partitions_def
+        assert definition is not None
+        shown = instance.get_status_by_partition(asset, partitions, definition) or {}
+        failed = {k for k, status in shown.items() if status and status.value == "FAILED"}
+        expected = (
+            BulkActionStatus.COMPLETED_FAILED if failed else BulkActionStatus.COMPLETED_SUCCESS
+        )
+        assert status == expected, status
+        return Backfill(
+            len(instance.get_runs()), instance.get_materialized_partitions(asset), failed
+        )

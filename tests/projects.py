@@ -72,6 +72,7 @@ class Project:
         partition: str | None = None,
         tags: Any = None,
         raise_on_error: bool = True,
+        run_config: Any = None,
     ) -> dg.ExecuteInProcessResult:
         """Load the project and materialize assets of it, as Dagster's UI does."""
         defs = self.load()
@@ -84,6 +85,7 @@ class Project:
             partition_key=partition,
             tags=tags,
             raise_on_error=raise_on_error,
+            run_config=run_config,
         )
 
     def store(self) -> mx.MetadataStore:

@@ -121,8 +121,8 @@ class Shots:
         lines += [f"  {line}" for line in attributes]
         self.project.write("sizes/defs.yaml", "\n".join(lines) + "\n")
 
-    def run(self, partition: str | None = None, to: str | None = None) -> None:
-        """Run the sizes: whole, of a partition, or of a range."""
+    def run(self, partition: str | None = None, to: str | None = None, **config: bool) -> None:
+        """Run the sizes: whole, of a partition, or of a range; asked for what the config says."""
         tags = None
         if to is not None:
             tags = {
@@ -130,7 +130,8 @@ class Shots:
                 "dagster/asset_partition_range_end": to,
             }
             partition = None
-        self.project.materialize("t/sizes", partition=partition, tags=tags)
+        run_config = {"ops": {"t__sizes": {"config": config}}}
+        self.project.materialize("t/sizes", partition=partition, tags=tags, run_config=run_config)
 
     @property
     def computed(self) -> set[str]:
@@ -265,8 +266,14 @@ class TestDaily:
         daily.run("2026-01-02")
         assert not passed()
         daily.sizes(DAILY, "partition_by: day")
-        daily.run("2026-01-04")
+        # The run is about this very partition, and its sample is quarantined.
+        with pytest.raises(dg.Failure, match="1 sample quarantined:\nshot=d: ZeroDivisionError"):
+            daily.run("2026-01-04")
+        assert not passed()
+        assert daily.green == {"2026-01-01", "2026-01-02"}
+        daily.run("2026-01-04", retry_quarantined=True)
         assert passed()
+        assert daily.green == {"2026-01-01", "2026-01-02", "2026-01-04"}
 
     def test_a_failed_partition_of_a_range_is_not_green(self, daily: Shots) -> None:
         daily.sizes(DAILY, "partition_by: day", compute="{'double': 1 // (sample['shot'] != 'c')}")

@@ -164,10 +164,20 @@ def test_a_failing_sample_stops_no_other(sizes: Project) -> None:
     assert sizes.counts("clips/sizes") == (3, 0, 0, 1)
     record = sizes.metadata("clips/sizes")["failed samples"].records[0].data
     assert str(record.pop("where")).endswith("sizes/compute.py:2")
-    assert record == {"sample": "video_id=bikes", "error": "AssertionError", "message": "no bikes"}
+    assert record == {
+        "sample": "video_id=bikes",
+        "error": "AssertionError",
+        "message": "no bikes",
+        "attempts": 1,
+        "last": "now",
+    }
     _edit(sizes, "'bikes' not in", "True or 'bikes' not in", "sizes/compute.py")
     sizes.materialize("clips/sizes")
-    assert sizes.counts("clips/sizes") == (1, 0, 0, 0)
+    assert sizes.counts("clips/sizes") == (0, 0, 0, 0)
+    yaml = sizes.sandbox.defs_folder_path / "sizes/defs.yaml"
+    yaml.write_text(yaml.read_text() + "  fields: [{key: default, code_version: mended}]\n")
+    sizes.materialize("clips/sizes")
+    assert sizes.counts("clips/sizes") == (1, 2, 0, 0)
 
 
 def test_where_every_sample_fails_the_asset_fails(sizes: Project) -> None:

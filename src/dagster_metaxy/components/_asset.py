@@ -12,6 +12,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 import dagster as dg
 from pydantic import Field
 
+from dagster_metaxy.declare._dagster import (
+    failed_partitions,
+    plan_materializations,
+)
 from dagster_metaxy.declare.feature import Feature
 from dagster_metaxy.declare.partitions import Partitioning
 from dagster_metaxy.declare.project import MetaxyProject
@@ -35,6 +39,9 @@ if TYPE_CHECKING:
 
 # What Dagster's own materializations carry, so that conditions on data versions see ours.
 DATA_VERSION_TAG = "dagster/data_version"
+
+FAILED_SAMPLES = "failed samples"
+"""What the output of an op names the samples by that failed in partitions."""
 
 
 class Runner(Protocol):
@@ -183,6 +190,8 @@ class FeatureAsset:
         partition_mappings: By upstream feature, which of its partitions those of this one depend
             on, where that is not Dagster's default.
         checks: Names of the checks it has.
+        remove_deleted_keys: Whether a run over all removes the dynamic partitions whose samples
+            were all deleted.
     """
 
     runner: Runner
@@ -198,6 +207,7 @@ class FeatureAsset:
     backfill_policy: dg.BackfillPolicy | None = None
     partition_mappings: Mapping[str, dg.PartitionMapping] = field(default_factory=dict)
     checks: Collection[str] = tuple(CHECKS)
+    remove_deleted_keys: bool = False
 
     is_external: ClassVar[bool] = False
 
@@ -217,6 +227,11 @@ class FeatureAsset:
     def op_name(self) -> str:
         """The name of the asset's op."""
         return op_name(self.feature.key)
+
+    @property
+    def update_op_name(self) -> str:
+        """The name of the op that updates it over all partitions."""
+        return f"update_{self.op_name}"
 
     def plain_spec(self) -> dg.AssetSpec:
         """The asset as it is declared, without what Metaxy knows of it."""
@@ -351,7 +366,7 @@ class FeatureAsset:
         """
 
         @dg.op(
-            name=f"update_{self.op_name}",
+            name=self.update_op_name,
             ins={op_name(key): dg.In(dg.Nothing) for key in after},
             out=dg.Out(dg.Nothing),
             description=self.feature.description,
@@ -379,7 +394,11 @@ class FeatureAsset:
                         metadata=dict(check.metadata or {}),
                     )
                 )
-            yield dg.Output(None)
+            failed = [failure for failure in outcome.failed if failure.partition is not None]
+            # For the op that reports failures: with its event, which a run from failure finds, too.
+            yield dg.Output(
+                None, metadata={FAILED_SAMPLES: failure_summary(failed)} if failed else {}
+            )
 
         return update
 
@@ -406,6 +425,10 @@ class FeatureAsset:
                 outcome = self.runner.run(store, scope, runtime)
             except UpdateError as error:
                 raise dg.Failure(str(error), allow_retries=False) from error
+            if isinstance(context, dg.OpExecutionContext):  # those of assets plan by themselves
+                self._plan_failed(context, outcome)
+            if keys is None:
+                outcome.settle(self._emptied(context.instance, store, outcome))
             rows, data_version = rows_metadata(store, self.feature, self._inside(keys))
         metadata = {**rows, **outcome_metadata(outcome)}
         context.log.info(f"{self.feature.key}: {outcome.summary}")
@@ -487,15 +510,109 @@ class FeatureAsset:
         self, instance: dg.DagsterInstance, outcome: Outcome
     ) -> Iterator[dg.AssetMaterialization]:
         """Materializations of the partitions that are as they should be, and were touched, or
-        are not known to Dagster: their run was killed, or the instance is new."""
+        Dagster does not show as materialized: a run was killed, or the instance is new."""
         if self.partitioning is None:
             return
-        for name, new in self.partitioning.dynamic_keys(outcome.up_to_date).items():
-            register_keys(instance, name, new)
+        self._register(instance, outcome.up_to_date)
         known = instance.get_materialized_partitions(self.key)
+        known -= failed_partitions(instance, self.key, self.partitioning.definition)
         for key in sorted(outcome.up_to_date):
             if key in outcome.partitions or key not in known:
                 yield self._partition_event(key, outcome)
+
+    def _plan_failed(self, context: dg.OpExecutionContext, outcome: Outcome) -> None:
+        """Plan the partitions with a failed sample, so that Dagster shows them as failed when the
+        run has failed."""
+        if self.partitioning is not None:
+            failed = {f.partition for f in outcome.failed if f.partition is not None}
+            self._register(context.instance, failed)
+            plan_materializations(
+                context.instance, context.run, self.update_op_name, self.key, sorted(failed)
+            )
+
+    def _emptied(
+        self, instance: dg.DagsterInstance, store: mx.MetadataStore, outcome: Outcome
+    ) -> set[str]:
+        """The partitions that Dagster shows as failed and that have no sample any more.
+
+        Args:
+            instance: Where they failed.
+            store: The store, closed.
+            outcome: What an update over all partitions did.
+        """
+        # Where nothing is left at all, a source is away rather than empty.
+        if self.partitioning is None or not outcome.up_to_date:
+            return set()
+        failed = failed_partitions(instance, self.key, self.partitioning.definition)
+        if not failed:
+            return set()
+        with store.open("r"):
+            # Samples that were never computed are upstream only, in a feature that has the columns.
+            upstream = [
+                self._keys(store, dep["feature"], dep.get("rename"), with_feature_history=True)
+                for dep in self.feature.deps
+            ]
+            if upstream and not any(keys is not None for keys in upstream):
+                return set()
+            own = self._keys(store, self.feature.key, with_feature_history=True)
+        return failed.difference(*(keys for keys in (own, *upstream) if keys is not None))
+
+    def _keys(
+        self,
+        store: mx.MetadataStore,
+        key: str,
+        rename: Mapping[str, str] | None = None,
+        **options: Any,
+    ) -> set[str] | None:
+        """The partitions that the rows of a feature are in; None where it has not been written, or
+        not with the columns that partitions are found by.
+
+        Args:
+            store: An open store.
+            key: The feature: this one, or one of its upstream.
+            rename: The names that columns of the upstream have here.
+            options: As for `MetadataStore.read`.
+        """
+        scope = self.scope(None)
+        if not store.has_feature(key, check_fallback=True):
+            return None
+        rows = store.read(key, **options)
+        there = rows.collect_schema().names()
+        rows = rows.rename({old: new for old, new in (rename or {}).items() if old in there})
+        if not set(scope.columns) <= set(rows.collect_schema().names()):
+            return None
+        found = rows.select(list(dict.fromkeys(scope.columns))).unique().collect().to_polars()
+        return {k for row in found.iter_rows(named=True) if (k := scope.key(row)) is not None}
+
+    def live_keys(self, store: mx.MetadataStore) -> set[str]:
+        """The partitions that have samples, be it of an older feature version.
+
+        Args:
+            store: An open store.
+        """
+        return self._keys(store, self.feature.key, with_feature_history=True) or set()
+
+    def deleted_keys(self, store: mx.MetadataStore) -> set[str]:
+        """The partitions whose samples were all deleted; not those that never had any.
+
+        Args:
+            store: An open store.
+
+        Raises:
+            UpdateError: What the source has now cannot be told.
+        """
+        known = self._keys(
+            store, self.feature.key, with_feature_history=True, include_soft_deleted=True
+        )
+        plan = self.runner.plan(store, self.scope(None))
+        arrived = {task.partition for task in plan.pending}
+        return (known or set()) - self.live_keys(store) - arrived
+
+    def _register(self, instance: dg.DagsterInstance, keys: Collection[str]) -> None:
+        """Register the dynamic partitions among `keys`."""
+        if self.partitioning is not None:
+            for name, new in self.partitioning.dynamic_keys(keys).items():
+                register_keys(instance, name, new)
 
     def unreported_partitions(
         self, instance: dg.DagsterInstance, store: mx.MetadataStore
@@ -511,18 +628,12 @@ class FeatureAsset:
             return
         scope = self.scope(None)
         left = self.runner.plan(store, scope)
-        rows = stores.read(store, self.feature.key)
-        # Rows from before the columns were declared do not have them.
-        if rows is None or not set(scope.columns) <= set(rows.columns):
+        keys = self._keys(store, self.feature.key)
+        if keys is None:
             return
         outcome = Outcome()
         outcome.settle(
-            {
-                scope.key(row)
-                for row in rows.select(set(self.partitioning.columns))
-                .unique()
-                .iter_rows(named=True)
-            }
+            keys
             - {task.partition for task in left.pending}
             - {failure.partition for failure in left.refused}
             - {orphan.partition for orphan in left.orphaned}
@@ -540,34 +651,3 @@ class FeatureAsset:
             # By these, Dagster knows the dimensions of a key.
             tags={f"dagster/partition/{name}": own for name, own in dimensions.items()},
         )
-
-
-def update_job(
-    name: str, assets: Sequence[FeatureAsset], project: MetaxyProject, description: str
-) -> dg.JobDefinition:
-    """A job that brings features up to date, in all partitions, in one run.
-
-    Args:
-        name: Its name.
-        assets: The features, upstream first.
-        project: For their stores.
-        description: What Dagster shows.
-    """
-    keys = {asset.feature.key for asset in assets}
-
-    @dg.graph(name=name)
-    def update() -> None:
-        done: dict[str, Any] = {}
-        for asset in assets:
-            after = [upstream for upstream in asset.feature.upstream if upstream in keys]
-            op = asset.op(project, after)
-            done[asset.feature.key] = op(
-                **{op_name(upstream): done[upstream] for upstream in after}
-            )
-
-    return update.to_job(
-        name=name,
-        # A process per step would spend seconds on imports for each; computes have threads.
-        executor_def=dg.in_process_executor,
-        description=description,
-    )

@@ -7,17 +7,27 @@
 - `path` of the context: the keys from the top of the YAML document to the value being resolved.
 - `PythonFileComponent` and the declarations of the component tree: there is no public list of the
   Python files that Dagster takes definitions from, beside components.
+- `AssetMaterializationPlannedData`: Dagster shows a partition as failed where a run that failed had
+  planned to materialize it and did not; only runs of assets plan by themselves.
+- `get_and_update_asset_status_cache_value`: which partitions Dagster shows as failed; the public look
+  takes all keys, of which windows and their products have too many.
+- `all_logs` and `add_run_tags` of the instance: what the steps of a run have said, and its tags.
 - `repository_def` of an op's context: raises an error that is not exported where a job runs in a
   process that has loaded no repository.
 
-Tested in `tests/declare/test_errors.py`, the last in `tests/components/test_metaxy_jobs.py`.
+Tested in `tests/declare/test_errors.py`, those of partitions and runs in
+`tests/components/test_statuses.py`, the last in `tests/components/test_metaxy_jobs.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import dagster as dg
+from dagster._core.events import AssetMaterializationPlannedData
+from dagster._core.storage.partition_status_cache import get_and_update_asset_status_cache_value
 from dagster.components.core.defs_module import PythonFileComponent
 from dagster.components.resolved.errors import ResolutionException
 from dagster_shared.check import CheckError
@@ -25,8 +35,13 @@ from dagster_shared.check import CheckError
 __all__ = [
     "ResolutionException",
     "definitions_in_python",
+    "failed_partitions",
+    "failed_steps",
+    "output_metadata",
+    "plan_materializations",
     "repository_assets",
     "source_of",
+    "stop_retries",
 ]
 
 
@@ -52,6 +67,60 @@ def definitions_in_python(tree: dg.ComponentTree) -> Iterator[dg.Definitions]:
             declaration.iterate_child_component_decls()
         ):
             yield tree.build_defs_at_path(location)
+
+
+def failed_partitions(
+    instance: dg.DagsterInstance, key: dg.AssetKey, definition: dg.PartitionsDefinition
+) -> set[str]:
+    """The partitions of an asset that Dagster shows as failed."""
+    status = get_and_update_asset_status_cache_value(instance, key, definition)
+    if status is None:
+        return set()
+    return set(status.deserialize_failed_partition_subsets(definition).get_partition_keys())
+
+
+def plan_materializations(
+    instance: dg.DagsterInstance,
+    run: dg.DagsterRun,
+    step: str,
+    key: dg.AssetKey,
+    partitions: Iterable[str],
+) -> None:
+    """Say that a step of a run is to materialize partitions of an asset: those that it does not,
+    Dagster shows as in progress, and as failed once the run has failed."""
+    for partition in partitions:
+        event = dg.DagsterEvent.build_asset_materialization_planned_event(
+            run.job_name, step, AssetMaterializationPlannedData(key, partition=partition)
+        )
+        instance.report_dagster_event(event, run.run_id, logging.DEBUG)
+
+
+def output_metadata(
+    instance: dg.DagsterInstance, run: dg.DagsterRun
+) -> Mapping[str, Mapping[str, Any]]:
+    """The metadata of what the steps of a run gave, by step; of those that a run from failure did not
+    repeat, what they gave before."""
+    found: dict[str, Mapping[str, Any]] = {}
+    before: dg.DagsterRun | None = run
+    while before is not None:
+        for entry in instance.all_logs(before.run_id, dg.DagsterEventType.STEP_OUTPUT):
+            event = entry.dagster_event
+            if event is not None and event.step_key is not None:
+                found.setdefault(event.step_key, event.step_output_data.metadata)
+        parent = before.parent_run_id
+        before = instance.get_run_by_id(parent) if parent else None
+    return found
+
+
+def failed_steps(instance: dg.DagsterInstance, run_id: str) -> set[str]:
+    """The steps of a run that failed."""
+    logs = instance.all_logs(run_id, dg.DagsterEventType.STEP_FAILURE)
+    return {entry.step_key for entry in logs if entry.step_key is not None}
+
+
+def stop_retries(instance: dg.DagsterInstance, run_id: str) -> None:
+    """Except a run from those that the instance retries because a step failed."""
+    instance.add_run_tags(run_id, {"dagster/retry_on_asset_or_op_failure": "false"})
 
 
 def repository_assets(context: dg.OpExecutionContext) -> Sequence[dg.AssetSpec]:

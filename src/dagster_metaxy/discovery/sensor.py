@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 import dagster as dg
 
+from dagster_metaxy.declare._dagster import failed_steps
 from dagster_metaxy.declare.partitions import PartitionError, Partitioning
 from dagster_metaxy.declare.project import MetaxyProject
 from dagster_metaxy.discovery.files import SourceError
@@ -36,6 +37,7 @@ def build_sensor(
     *,
     name: str,
     job_name: str,
+    report_op: str,
     videos: Videos,
     partitioning: Partitioning | None,
     project: MetaxyProject,
@@ -49,6 +51,8 @@ def build_sensor(
     Args:
         name: The sensor's name.
         job_name: The job that brings the collection and all downstream of it up to date.
+        report_op: The job's op that fails where a sample has failed and all else is done: for such
+            a run, no other is asked.
         videos: The collection.
         partitioning: How it is partitioned; new keys of dynamic partitions are registered.
         project: For the store.
@@ -71,7 +75,7 @@ def build_sensor(
         digest = listing.digest
         attempt = 1
         if digest == cursor["digest"]:
-            if not _failed(context.instance, cursor.get("run_key")):
+            if not _failed(context.instance, cursor.get("run_key"), report_op):
                 return dg.SkipReason(f"{len(listing.files)} videos, none new, changed or gone")
             attempt = cursor.get("attempt", 1) + 1
             if attempt > MAX_ATTEMPTS:
@@ -115,15 +119,17 @@ def build_sensor(
     return watch
 
 
-def _failed(instance: dg.DagsterInstance, run_key: str | None) -> bool:
-    """Whether the run that was asked for by a key has failed or was canceled."""
+def _failed(instance: dg.DagsterInstance, run_key: str | None, report_op: str) -> bool:
+    """Whether the run that was asked for by a key was canceled, or has failed before all was done."""
     if run_key is None:
         return False
     runs = instance.get_runs(dg.RunsFilter(tags={"dagster/run_key": run_key}), limit=1)
-    return bool(runs) and runs[0].status in (
+    if not runs or runs[0].status not in (
         dg.DagsterRunStatus.FAILURE,
         dg.DagsterRunStatus.CANCELED,
-    )
+    ):
+        return False
+    return failed_steps(instance, runs[0].run_id) != {report_op}
 
 
 def _surely_new(compared: Comparison, partitioning: Partitioning) -> Iterable[str]:

@@ -8,9 +8,9 @@ from typing import Annotated
 import dagster as dg
 from pydantic import field_validator
 
-from dagster_metaxy.components._asset import update_job
 from dagster_metaxy.components._base import LocatedComponent
 from dagster_metaxy.components._graph import project_features
+from dagster_metaxy.components._job import update_job
 from dagster_metaxy.components.metaxy_jobs.delete import delete_job
 from dagster_metaxy.components.metaxy_jobs.plan import plan_job
 from dagster_metaxy.components.metaxy_jobs.quarantine import quarantine_asset
@@ -77,7 +77,15 @@ class MetaxyJobsComponent(LocatedComponent):
         ]
         if computed := [a for a in features.assets.values() if not a.is_external]:
             what = "Brings all features up to date, in all partitions and beyond, in one run."
-            jobs.append(update_job(f"{self.prefix}_update", computed, features.project, what))
+            jobs.append(
+                update_job(
+                    f"{self.prefix}_update",
+                    computed,
+                    features.assets.values(),
+                    features.project,
+                    what,
+                )
+            )
         checks = [
             dg.AssetCheckKey(asset.key, name)
             for asset in features.assets.values()

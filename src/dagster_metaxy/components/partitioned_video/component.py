@@ -12,9 +12,10 @@ from typing import Annotated, Any
 import dagster as dg
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from dagster_metaxy.components._asset import FeatureAsset, update_job
+from dagster_metaxy.components._asset import FeatureAsset
 from dagster_metaxy.components._base import FeatureComponent
 from dagster_metaxy.components._graph import project_features
+from dagster_metaxy.components._job import REPORT_FAILURES, update_job
 from dagster_metaxy.components.partitioned_video.scaffolder import PartitionedVideoScaffolder
 from dagster_metaxy.components.partitioned_video.steps import STEPS, AnyStep
 from dagster_metaxy.declare.partitions import (
@@ -94,6 +95,14 @@ class PartitionedVideoComponent(FeatureComponent):
             examples=["dynamic", {"type": "daily", "start_date": "2026-01-01"}],
         ),
     ] = "none"
+    remove_deleted_keys: Annotated[
+        bool,
+        dg.Resolver.default(
+            description="Whether a run over all removes the keys of dynamic partitions whose videos"
+            " were deleted. Dagster's automation is upset by keys that go while it looks at them.",
+            examples=[True],
+        ),
+    ] = False
     steps: Annotated[
         list[AnyStep],
         structured(
@@ -162,6 +171,14 @@ class PartitionedVideoComponent(FeatureComponent):
             self.partitions,
             name=self.feature_prefix,
         )
+        if self.remove_deleted_keys and not (
+            partitioning and isinstance(partitioning.definition, dg.DynamicPartitionsDefinition)
+        ):
+            raise self.error(
+                "only the keys of dynamic partitions can be removed: write `partitions: dynamic`, or"
+                " leave remove_deleted_keys out",
+                "remove_deleted_keys",
+            )
 
         def asset(runner: Videos | Update, *kinds: str) -> FeatureAsset:
             attributes = {
@@ -173,6 +190,7 @@ class PartitionedVideoComponent(FeatureComponent):
                 runner,
                 store=self.store,
                 partitioning=partitioning,
+                remove_deleted_keys=self.remove_deleted_keys and isinstance(runner, Videos),
                 attributes={**self.asset_attributes(), **attributes},
                 **self.op_options(),
             )
@@ -221,6 +239,7 @@ class PartitionedVideoComponent(FeatureComponent):
                     update_job(
                         self.job_name,
                         features.downstream(root.feature.key),
+                        features.assets.values(),
                         project,
                         f"Brings {root.feature.key} and all features downstream of it up to date, in"
                         " all partitions, in one run.",
@@ -230,6 +249,7 @@ class PartitionedVideoComponent(FeatureComponent):
                     build_sensor(
                         name=f"{self.job_name}_sensor",
                         job_name=self.job_name,
+                        report_op=REPORT_FAILURES,
                         videos=self._videos(Path(context.project_root)),
                         partitioning=root.partitioning,
                         project=project,
