@@ -233,9 +233,8 @@ def test_what_was_garbage_and_is_published_again(
         discard = Artifacts.discard
 
         def run_first(artifacts: Artifacts, folder: Path, inode: int) -> None:
-            with monkeypatch.context() as patched:
-                patched.setattr(Artifacts, "discard", discard)
-                library.run()
+            if folder.parent.name == "c":
+                assert library.run() == Counts(new=2)
             discard(artifacts, folder, inode)
 
         monkeypatch.setattr(Artifacts, "discard", run_first)
@@ -515,6 +514,7 @@ def test_empty_folders(library: Library) -> None:
     assert [one.folder.name for one in found.garbage] == ["version", "z"]
     (library.folder / "z/new").mkdir()  # in between, a run has published into it
     remove(found)
+    assert not found.errors
     assert not (library.folder / "y").exists()
     assert (library.folder / "z/new").is_dir()
 

@@ -7,6 +7,7 @@ removals that were killed or refused.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -93,10 +94,10 @@ class Collection:
         """Take note of what is wrong with a folder, and go on."""
         try:
             yield
-        except FileNotFoundError:
-            pass  # a run has removed it meanwhile
         except OSError as error:
-            self.errors.append(f"{folder}: {error.strerror or error}")
+            # A run has removed it meanwhile, or published into it.
+            if error.errno not in (errno.ENOENT, errno.ENOTEMPTY):
+                self.errors.append(f"{folder}: {error.strerror or error}")
 
 
 def find_garbage(
