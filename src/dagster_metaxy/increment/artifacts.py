@@ -18,7 +18,9 @@ from typing import Any
 
 from dagster_metaxy.increment.outcome import ArtifactFile, UpdateError
 
-_WORK = ".work"
+WORK = ".work"
+"""In a feature's folder, that of the files that are not finished, a folder for each run."""
+
 _STALE_AFTER_SECONDS = 24 * 3600
 _LONGEST_NAME = 120
 
@@ -73,7 +75,7 @@ class Artifacts:
 
     def __init__(self, root: Path, key: str) -> None:
         self.folder = root / "__".join(key.split("/"))
-        self._work = self.folder / _WORK / uuid.uuid4().hex
+        self._work = self.folder / WORK / uuid.uuid4().hex
 
     @property
     def any(self) -> bool:
@@ -117,8 +119,8 @@ class Artifacts:
             The folder they lie in now.
         """
         target = self.of(ids, version)
-        target.parent.mkdir(parents=True, exist_ok=True)
         for _ in range(10):
+            target.parent.mkdir(parents=True, exist_ok=True)
             # What is there is of the same input and code: of a run that was killed before it
             # wrote the row, or of one that goes on beside this one.
             with contextlib.suppress(FileNotFoundError):
@@ -127,7 +129,8 @@ class Artifacts:
                 os.replace(unfinished, target)
                 return target
             except OSError as error:
-                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                collected = not target.parent.is_dir()  # as an empty folder, in this moment
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST) and not collected:
                     raise
         raise OSError(errno.ENOTEMPTY, "another run keeps writing the same artifacts", str(target))
 
@@ -138,3 +141,22 @@ class Artifacts:
     def remove(self, ids: Sequence[Any]) -> None:
         """Remove all files of a sample that is gone."""
         shutil.rmtree(self.of(ids), ignore_errors=True)
+
+    def discard(self, folder: Path, inode: int) -> None:
+        """Remove a folder that is garbage; a kill leaves no half of it under its name.
+
+        Args:
+            folder: The folder.
+            inode: Its inode when it was found to be garbage. One that another run has published
+                under the same name since then stays.
+
+        Raises:
+            OSError: It stays where it is, or a part of it, among the unfinished files.
+        """
+        self._work.mkdir(parents=True, exist_ok=True)
+        away = Path(tempfile.mkdtemp(dir=self._work)) / "discarded"
+        os.replace(folder, away)
+        if away.stat().st_ino == inode:
+            shutil.rmtree(away)
+        else:
+            os.replace(away, folder)

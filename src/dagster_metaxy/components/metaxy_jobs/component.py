@@ -11,6 +11,7 @@ from pydantic import field_validator
 from dagster_metaxy.components._base import LocatedComponent
 from dagster_metaxy.components._graph import project_features
 from dagster_metaxy.components._job import update_job
+from dagster_metaxy.components.metaxy_jobs.collect import collect_job
 from dagster_metaxy.components.metaxy_jobs.delete import delete_job
 from dagster_metaxy.components.metaxy_jobs.plan import plan_job
 from dagster_metaxy.components.metaxy_jobs.quarantine import quarantine_asset
@@ -29,8 +30,9 @@ class MetaxyJobsComponent(LocatedComponent):
     nothing. `metaxy_reconcile` tells Dagster what is in the store: it observes every feature, and reports
     as materialized what was computed outside of Dagster. `metaxy_delete` deletes the samples of a
     feature that meet a condition, all that was computed from them, and their files; unless told
-    otherwise it only says what would go. The asset `metaxy/quarantine` shows the samples of all
-    features that failed, with their errors.
+    otherwise it only says what would go. `metaxy_collect` removes the files of computed features that
+    no row names, which runs that were killed have left; it, too, only says so unless told otherwise.
+    The asset `metaxy/quarantine` shows the samples of all features that failed, with their errors.
 
     Scaffold it with
 
@@ -41,8 +43,8 @@ class MetaxyJobsComponent(LocatedComponent):
         str,
         dg.Resolver.default(
             description="What the names of the jobs begin with: `<prefix>_update`,"
-            " `<prefix>_plan`, `<prefix>_check`, `<prefix>_reconcile` and `<prefix>_delete`; and the"
-            " key of the asset `<prefix>/quarantine`.",
+            " `<prefix>_plan`, `<prefix>_check`, `<prefix>_reconcile`, `<prefix>_delete` and"
+            " `<prefix>_collect`; and the key of the asset `<prefix>/quarantine`.",
             examples=["metaxy"],
         ),
     ] = "metaxy"
@@ -74,6 +76,7 @@ class MetaxyJobsComponent(LocatedComponent):
             plan_job(self.prefix, stores),
             reconcile_job(self.prefix, stores),
             delete_job(self.prefix, stores),
+            collect_job(self.prefix, stores),
         ]
         if computed := [a for a in features.assets.values() if not a.is_external]:
             what = "Brings all features up to date, in all partitions and beyond, in one run."

@@ -39,12 +39,20 @@ attributes:
   #         filter: "video_id = 'bikes'"
   # A dry run says what would go; with `dry_run: false` below the filter it goes:
   #   dg launch --job metaxy_delete --config delete.yaml
+  #
+  # metaxy_collect removes the files of computed features that no row names, which runs that were
+  # killed have left. A dry run, until a file, collect.yaml, says `dry_run: false`:
+  #   ops:
+  #     collect:
+  #       config:
+  #         dry_run: false
+  #   dg launch --job metaxy_collect --config collect.yaml
   prefix: metaxy
 """
 
 _PYTHON = '''\
-"""Jobs over all features of the project: metaxy_update, metaxy_plan, metaxy_check, metaxy_reconcile and
-metaxy_delete."""
+"""Jobs over all features of the project: metaxy_update, metaxy_plan, metaxy_check, metaxy_reconcile,
+metaxy_delete and metaxy_collect."""
 
 import dagster as dg
 

@@ -1,0 +1,301 @@
+"""Garbage collection: removing artifacts that no live row names.
+
+Such are left by runs that were killed between publishing files and writing their row, and by
+removals that were killed or refused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dagster_metaxy.declare.feature import Feature
+from dagster_metaxy.increment import store as stores
+from dagster_metaxy.increment.artifacts import WORK, Artifacts, safe_name
+
+if TYPE_CHECKING:
+    import metaxy as mx
+    import narwhals as nw
+    import polars as pl
+
+_VERSION, _UPDATED, _DELETED = "metaxy_feature_version", "metaxy_updated_at", "metaxy_deleted_at"
+_NAMED = 3
+
+
+@dataclass(frozen=True)
+class Garbage:
+    """A folder that goes: a version of a sample, what a dead run left, or an empty sample folder.
+
+    Attributes:
+        folder: The folder.
+        files: How many files are in it.
+        size: Their size in bytes.
+        changed: Unix time of the last change in it.
+    """
+
+    folder: Path
+    files: int
+    size: int
+    changed: float
+
+    @classmethod
+    def of(cls, folder: Path) -> Garbage:
+        """What a folder holds; links are not followed.
+
+        Raises:
+            OSError: It cannot be looked at as a whole.
+        """
+        own = folder.lstat()
+        # Its own status changed when it was renamed to its place, which its times do not tell.
+        changed = max(own.st_mtime, own.st_ctime)
+        files = size = 0
+        pending = [folder]
+        while pending:
+            with os.scandir(pending.pop()) as entries:
+                for entry in entries:
+                    status = entry.stat(follow_symlinks=False)
+                    changed = max(changed, status.st_mtime)
+                    if entry.is_dir(follow_symlinks=False):
+                        pending.append(Path(entry.path))
+                    else:
+                        files += 1
+                        size += status.st_size
+        return cls(folder, files, size, changed)
+
+
+@dataclass
+class Collection:
+    """The garbage of one feature.
+
+    Attributes:
+        artifacts: The files of the feature.
+        before: Unix time; what was changed since is left alone.
+        garbage: What goes.
+        written: Whether any store has the feature.
+        notes: Sentences that the reader should see.
+        errors: Folders that could not be looked at, or removed, and why.
+    """
+
+    artifacts: Artifacts
+    before: float
+    garbage: list[Garbage] = field(default_factory=list)
+    written: bool = True
+    notes: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+
+    @contextlib.contextmanager
+    def telling(self, folder: Path) -> Iterator[None]:
+        """Take note of what is wrong with a folder, and go on."""
+        try:
+            yield
+        except OSError as error:
+            # A run has removed it meanwhile, or published into it.
+            if error.errno not in (errno.ENOENT, errno.ENOTEMPTY):
+                self.errors.append(f"{folder}: {error.strerror or error}")
+
+
+def find_garbage(
+    feature: Feature,
+    root: Path,
+    opened: Sequence[mx.MetadataStore],
+    before: float,
+    *,
+    keep_older: bool = True,
+) -> Collection:
+    """The artifacts of a feature that no live row names; nothing is changed.
+
+    A folder stays where a live row is of its sample and version, or names a file in it: a compute
+    may write files that its rows do not name. Links are not followed; they stay, as does what no
+    update makes.
+
+    Args:
+        feature: The feature, its id columns typed.
+        root: The folder for the artifacts of all features.
+        opened: The open stores whose rows count.
+        before: Unix time. What was changed since is left alone, since the run that made it may not
+            have written its row yet.
+        keep_older: Whether all rows of older feature versions count, which come back where code is
+            reverted; else, only those of samples that have no row of a later one.
+    """
+    found = Collection(Artifacts(root, feature.key), before)
+    # Files first, rows afterwards: what is published and written in between has its row then.
+    listed = _listed(found)
+    kept = _Kept(feature, found.artifacts.folder)
+    having = [store for store in opened if kept.add_rows_of(store, keep_older)]
+    found.written = bool(having)
+    unnamed = [one for one in listed if not kept.names(one.folder)]
+    found.garbage = sorted(
+        (one for one in unnamed if one.changed < before), key=lambda one: one.folder
+    )
+    if young := len(unnamed) - len(found.garbage):
+        found.notes.append(
+            f"{feature.key}: {young} folder{'' if young == 1 else 's'} without a row may be of a run"
+            " that goes on"
+        )
+    return found
+
+
+def remove(found: Collection) -> list[Garbage]:
+    """Remove what `find_garbage` found; what cannot be removed is added to the errors.
+
+    Beside a running update it is safe as long as that writes each row before its files are as old
+    as those looked for: what it has published since the listing is young, and is looked at again
+    here; what it publishes in the moment between this look and the removal is another inode, and
+    is put back.
+
+    Returns:
+        What was removed.
+    """
+    artifacts = found.artifacts
+    removed = []
+    for one in found.garbage:
+        with found.telling(one.folder):
+            inode = one.folder.lstat().st_ino
+            if Garbage.of(one.folder).changed >= found.before:
+                continue
+            if one.folder.parent == artifacts.folder:
+                one.folder.rmdir()  # fails if a run has published into it meanwhile
+            else:
+                artifacts.discard(one.folder, inode)
+                with contextlib.suppress(OSError):  # other versions are in it
+                    one.folder.parent.rmdir()
+            removed.append(one)
+    if removed or found.errors:
+        artifacts.close()
+    return removed
+
+
+def _listed(found: Collection) -> list[Garbage]:
+    """All folders that may be garbage."""
+    top = found.artifacts.folder
+    if top.is_symlink():
+        found.notes.append(f"{top} is a link, and is not looked at")
+        return []
+    listed: list[Garbage] = []
+    strange: list[Path] = []
+    for sample in _folders(found, top, strange):
+        versions = _folders(found, sample, strange)
+        for version in versions:
+            with found.telling(version):
+                listed.append(Garbage.of(version))
+        with found.telling(sample):
+            if not versions and sample.name != WORK and not any(sample.iterdir()):
+                listed.append(Garbage.of(sample))
+    if strange:
+        some = ", ".join(map(str, sorted(strange)[:_NAMED]))
+        some += ", ..." if len(strange) > _NAMED else ""
+        found.notes.append(f"links, and files that no update has put there, are left alone: {some}")
+    return listed
+
+
+def _folders(found: Collection, folder: Path, strange: list[Path]) -> list[Path]:
+    """The folders in a folder; what else is there is strange."""
+    folders = []
+    with found.telling(folder), os.scandir(folder) as entries:
+        for entry in entries:
+            kind = folders if entry.is_dir(follow_symlinks=False) else strange
+            kind.append(Path(entry.path))
+    return folders
+
+
+class _Kept:
+    """The folders of a feature that stay, by the rows that are live.
+
+    Args:
+        feature: The feature.
+        folder: The folder of its artifacts.
+    """
+
+    def __init__(self, feature: Feature, folder: Path) -> None:
+        self._feature = feature
+        # Anywhere in a path: a project may have been moved, or be mounted elsewhere.
+        self._path = rf"^.*/{re.escape(folder.name)}/([^/]+)/([^/]+)"
+        self._samples: set[tuple[str, str]] = set()
+        self._versions: set[str] = set()
+
+    def names(self, folder: Path) -> bool:
+        """Whether the folder of a version of a sample stays."""
+        return folder.name in self._versions or _named(folder.parent.name, folder.name) in (
+            self._samples
+        )
+
+    def add_rows_of(self, store: mx.MetadataStore, keep_older: bool) -> bool:
+        """Let stay what the live rows in a store name; False where it has none of the feature."""
+        key = self._feature.key
+        if not store.has_feature(key):
+            return False
+        options: dict[str, Any] = {
+            "with_feature_history": True,
+            "with_sample_history": True,
+            "include_soft_deleted": True,
+        }
+        schema = store.read(key, **options).collect_schema()
+        ids = [c for c in self._feature.id_columns if c in schema]
+        parents = [c for c in self._feature.parent_columns if c in schema]
+        texts = [
+            name for name, dtype in schema.items() if not stores.is_system(name) and _is_text(dtype)
+        ]
+        system = (stores.PROVENANCE, _VERSION, _UPDATED, _DELETED)
+        columns = list(dict.fromkeys((*ids, *parents, *texts, *system)))
+        rows = stores.read(store, key, columns=columns, **options)
+        assert rows is not None
+        rows = self._live(rows, ids, parents, keep_older)
+        kinds = [rows.schema[c] for c in parents]
+        if len(parents) == len(self._feature.parent_columns) and all(map(_is_sure, kinds)):
+            for *values, version in rows.select(*parents, stores.PROVENANCE).unique().iter_rows():
+                self._samples.add(_named(safe_name(values), version))
+        else:
+            self._versions.update(rows[stores.PROVENANCE])
+        for text in texts:
+            values = rows[text].explode() if rows[text].dtype.is_nested() else rows[text]
+            paths = values.drop_nulls().unique().str.extract_groups(self._path)
+            for sample, version in paths.struct.unnest().drop_nulls().unique().iter_rows():
+                self._samples.add(_named(sample, version))
+        return True
+
+    def _live(
+        self, rows: pl.DataFrame, ids: Sequence[str], parents: Sequence[str], keep_older: bool
+    ) -> pl.DataFrame:
+        """The rows that are live, or would be if code were reverted."""
+        import metaxy as mx
+        import polars as pl
+
+        at = pl.coalesce(_DELETED, _UPDATED)
+        # Metaxy takes the newest row of each sample and feature version; a deletion is a row, too.
+        newest = at.eq_missing(at.max().over(_VERSION, *ids))
+        live = newest & pl.col(_DELETED).is_null()
+        if parents and not keep_older:
+            declared = pl.col(_VERSION) == mx.current_graph().get_feature_version(self._feature.key)
+            latest = pl.col(_VERSION).sort_by(declared, at).last().over(*parents)
+            live &= pl.col(_VERSION) == latest
+        return rows.filter(live)
+
+
+def _named(sample: str, version: str) -> tuple[str, str]:
+    # There are file systems on which names that differ in case are one.
+    return sample.casefold(), version
+
+
+def _is_text(dtype: nw.dtypes.DType) -> bool:
+    """Whether values are texts, or lists of them."""
+    import narwhals as nw
+
+    return dtype == nw.String or (
+        isinstance(dtype, nw.List | nw.Array) and dtype.inner == nw.String
+    )
+
+
+def _is_sure(dtype: pl.DataType) -> bool:
+    """Whether ids read from any store make the folder name that they made when they were computed.
+
+    Of times and floats that is not sure; there, the version alone has to tell.
+    """
+    import polars as pl
+
+    return dtype in (pl.String, pl.Boolean, pl.Date) or dtype.is_integer()
