@@ -198,11 +198,12 @@ def test_runs_of_partitions(collection: Collection) -> None:
     assert collection.project.materialize(VIDEOS, FRAMES, partition=collection.keys[2]).success
     assert collection.shown(VIDEOS) == collection.shown(FRAMES) == "MMM-"
     assert collection.run().success
-    assert collection.events(VIDEOS) == [1, 1, 1, 0]
+    assert collection.events(VIDEOS) == [1, 1, 2, 0]
 
 
 def test_a_backfill(collection: Collection) -> None:
     collection.corrupt(1)
+    collection.project.load()
     dynamic = "clips" if collection.keys != collection.folders else None
     done = backfill_to_the_end(collection.project, VIDEOS, collection.keys[:3], dynamic)
     assert done.green == {collection.keys[0], collection.keys[2]}
@@ -366,7 +367,7 @@ class TestDeletedKeys:
               feature: t/labels
               id_columns: [video_id]
               columns: {label: str}
-              version_by: label
+              version_columns: label
               partitions_def: {type: dynamic, name: clips}
               compute: .compute.labels
             """,
