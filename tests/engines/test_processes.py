@@ -51,8 +51,9 @@ def test_tasks_are_taken_as_workers_come_free() -> None:
 
     def tasks() -> Iterator[int]:
         nonlocal taken
-        for taken in range(1, 51):  # noqa: B007 - looked at below
-            yield taken
+        for number in range(50):
+            taken += 1
+            yield number
 
     done = 0
     for result in run(tasks(), double, workers=2):

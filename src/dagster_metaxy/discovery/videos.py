@@ -5,18 +5,22 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from dagster_metaxy import engines
 from dagster_metaxy.declare.columns import Column
 from dagster_metaxy.declare.feature import Feature
 from dagster_metaxy.declare.partitions import PartitionError, Partitioning, PatternError
 from dagster_metaxy.discovery.files import File, Listing, SourceError, list_files, unique_ids
-from dagster_metaxy.engines import local
+from dagster_metaxy.engines import Engine
+from dagster_metaxy.engines.processes import WorkerError
 from dagster_metaxy.increment import store as stores
 from dagster_metaxy.increment.compute import Runtime
-from dagster_metaxy.increment.outcome import FailedSample, Outcome, Pending
+from dagster_metaxy.increment.outcome import FailedSample, Outcome, Pending, UpdateError
+from dagster_metaxy.increment.progress import Progress
 from dagster_metaxy.increment.selection import Scope
 
 if TYPE_CHECKING:
@@ -25,6 +29,8 @@ if TYPE_CHECKING:
     from dagster_metaxy.media.identify import Identity
 
 Row = Mapping[str, Any]
+# A file to read, the id that it gets unless it is a moved one, and the row of a known one.
+_Candidate = tuple[File, str, Row | None]
 
 HASH_VERSION = "1"
 """Code version of the stream hashes: another canonical form makes every video new."""
@@ -134,16 +140,20 @@ class Videos:
         folder: The source.
         glob: Which files count; those with a usual video ending if left out.
         workers: How many files are read at once.
-        chunk_rows: Rows are written when there are this many ...
+        chunk_samples: Rows are written when there are this many ...
         chunk_seconds: ... or when the oldest has waited this long.
+        engine: Whether files are read in threads of this process, or in processes.
+        time_limit: The seconds that a file may take, in processes; no limit if None.
     """
 
     feature: Feature
     folder: Path
     glob: str | None = None
     workers: int = field(default_factory=lambda: os.cpu_count() or 1)
-    chunk_rows: int = 10_000
+    chunk_samples: int = 1_000
     chunk_seconds: float = 5.0
+    engine: Engine = "threads"
+    time_limit: float | None = None
 
     def listing(self) -> Listing:
         """What the source holds now."""
@@ -199,6 +209,7 @@ class Videos:
 
         Raises:
             SourceError: The source could not be listed to the end.
+            UpdateError: The processes that read files do not start.
         """
         started = time.monotonic()
         outcome = Outcome()
@@ -223,7 +234,7 @@ class Videos:
                     " at: they are kept"
                 )
             live = self._moved_folder(store, compared, scope, outcome)
-            live |= self._identify(store, compared, current, scope, log, outcome)
+            live |= self._identify(store, compared, current, scope, runtime, outcome)
             self._delete_vanished(store, listing, compared, scope, outcome)
             stores.compact(store, self.feature.key)
         outcome.settle({self._partition(scope, video_id) for video_id in live})
@@ -320,12 +331,11 @@ class Videos:
         compared: Comparison,
         current: set[str],
         scope: Scope,
-        log: Any,
+        runtime: Runtime,
         outcome: Outcome,
     ) -> set[str]:
-        from dagster_metaxy.media.identify import identify
-
-        tasks: list[tuple[File, str, Row | None]] = []
+        log = runtime.log
+        tasks: list[_Candidate] = []
         for file, video_id, row in self._candidates(compared):
             try:
                 sample = {"video_id": video_id}
@@ -347,50 +357,62 @@ class Videos:
         chunk: list[Row] = []
         since = time.monotonic()
         refreshed = 0
+        progress = Progress(self.feature.key, len(tasks), runtime)
+
+        def take(file: File, video_id: str, row: Row | None, result: Identity) -> None:
+            nonlocal refreshed
+            versions = {"video": result.video, "audio": result.audio}
+            former = [
+                r
+                for r in by_versions.get(_versions(versions), ())
+                if r["video_id"] in compared.vanished
+                and self._may_keep_id(scope, video_id, r["video_id"])
+            ]
+            if row is None and former:
+                # The content of a video whose file is gone: the same video, moved. Of several
+                # with this content, the one of the same name.
+                name = PurePosixPath(file.relative_path).name
+                row = next(
+                    (r for r in former if PurePosixPath(r["relative_path"]).name == name),
+                    former[0],
+                )
+                video_id = row["video_id"]
+                del compared.vanished[video_id]
+            if row is None:
+                outcome.count("new", self._partition(scope, video_id))
+            elif row[stores.PROVENANCE_BY_FIELD] != versions or video_id not in current:
+                outcome.count("stale", self._partition(scope, video_id))
+            else:
+                refreshed += 1
+            live.add(video_id)
+            chunk.append(self._row(file, video_id, result, versions))
+
+        limit = self.time_limit
+        results = engines.run(
+            self.engine,
+            tasks,
+            _identity,
+            workers=self.workers,
+            time_limit=None if limit is None else lambda _: limit,
+        )
         try:
-            for (file, video_id, row), result in local.run(
-                tasks, lambda task: identify(task[0].path), workers=self.workers
-            ):
-                if isinstance(result, Exception):
-                    self._fail(
-                        outcome,
-                        scope,
-                        video_id,
-                        str(result),
-                        type(result).__name__,
-                        log,
-                        file.relative_path,
-                    )
-                    continue
-                versions = {"video": result.video, "audio": result.audio}
-                former = [
-                    r
-                    for r in by_versions.get(_versions(versions), ())
-                    if r["video_id"] in compared.vanished
-                    and self._may_keep_id(scope, video_id, r["video_id"])
-                ]
-                if row is None and former:
-                    # The content of a video whose file is gone: the same video, moved. Of several
-                    # with this content, the one of the same name.
-                    name = PurePosixPath(file.relative_path).name
-                    row = next(
-                        (r for r in former if PurePosixPath(r["relative_path"]).name == name),
-                        former[0],
-                    )
-                    video_id = row["video_id"]
-                    del compared.vanished[video_id]
-                if row is None:
-                    outcome.count("new", self._partition(scope, video_id))
-                elif row[stores.PROVENANCE_BY_FIELD] != versions or video_id not in current:
-                    outcome.count("stale", self._partition(scope, video_id))
-                else:
-                    refreshed += 1
-                live.add(video_id)
-                chunk.append(self._row(file, video_id, result, versions))
-                waited = time.monotonic() - since
-                if len(chunk) >= self.chunk_rows or waited >= self.chunk_seconds:
-                    full, chunk, since = chunk, [], time.monotonic()
-                    self._write(store, full, outcome)
+            with closing(results):
+                for found in results:
+                    if found is not None:
+                        (file, video_id, row), result = found
+                        progress.count(failed=isinstance(result, Exception))
+                        if isinstance(result, Exception):
+                            error, path = type(result).__name__, file.relative_path
+                            self._fail(outcome, scope, video_id, str(result), error, log, path)
+                        else:
+                            take(file, video_id, row, result)
+                    waited = time.monotonic() - since
+                    if chunk and (len(chunk) >= self.chunk_samples or waited >= self.chunk_seconds):
+                        full, chunk, since = chunk, [], time.monotonic()
+                        self._write(store, full, outcome)
+                    progress.tell()
+        except WorkerError as error:
+            raise UpdateError(f"{self.feature.key}: {error}") from error
         finally:
             if chunk:
                 self._write(store, chunk, outcome)
@@ -400,7 +422,7 @@ class Videos:
             )
         return live
 
-    def _candidates(self, compared: Comparison) -> Iterator[tuple[File, str, Row | None]]:
+    def _candidates(self, compared: Comparison) -> Iterator[_Candidate]:
         for file, row in compared.changed:
             yield file, row["video_id"], row
         for file, video_id in compared.new:
@@ -456,6 +478,12 @@ class Videos:
             stores.delete(store, self.feature.key, ["video_id"], ids, older=True)
             for partition in gone.values():
                 outcome.count("orphaned", partition)
+
+
+def _identity(candidate: _Candidate) -> Identity:
+    from dagster_metaxy.media.identify import identify
+
+    return identify(candidate[0].path)
 
 
 def _pattern_error(file: File, key_of: Callable[[Row], str] | None) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from typing import Literal, TypeVar
 
 from dagster_metaxy.engines import local, processes
@@ -20,7 +20,7 @@ def run(
     *,
     workers: int = 1,
     time_limit: Callable[[Task], float] | None = None,
-) -> Iterator[tuple[Task, Result | Exception] | None]:
+) -> Generator[tuple[Task, Result | Exception] | None, None, None]:
     """Do `work` on every task in threads of this process, or in processes.
 
     See `local.run` and `processes.run`.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextvars
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from itertools import islice
 from queue import Empty, SimpleQueue
 from threading import Thread
@@ -15,7 +15,7 @@ Result = TypeVar("Result")
 
 def run(
     tasks: Iterable[Task], work: Callable[[Task], Result], *, workers: int = 1, tick: float = 1.0
-) -> Iterator[tuple[Task, Result | Exception] | None]:
+) -> Generator[tuple[Task, Result | Exception] | None, None, None]:
     """Do `work` on every task, yielding each with its result, or with the exception it raised.
 
     Results come in the order in which they are ready, and None whenever there was none for a while.

@@ -11,7 +11,7 @@ import os
 import pickle
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from threading import Thread
@@ -54,7 +54,7 @@ def run(
     workers: int = 1,
     tick: float = 1.0,
     time_limit: Callable[[Task], float] | None = None,
-) -> Iterator[tuple[Task, Result | Exception] | None]:
+) -> Generator[tuple[Task, Result | Exception] | None, None, None]:
     """Do `work` on every task, yielding each with its result, or with what went wrong.
 
     Results come in the order in which they are ready, and None whenever there was none for a while.

@@ -141,6 +141,7 @@ class PartitionedVideoComponent(FeatureComponent):
             videos_feature(self.feature_prefix),
             folder=project_root / self.source.path,
             glob=self.source.glob,
+            **self.update_options(),
         )
 
     @property
@@ -183,6 +184,7 @@ class PartitionedVideoComponent(FeatureComponent):
                     Compute(step.compute),
                     artifacts=project_root / self.artifacts,
                     workers=os.cpu_count() or 1,
+                    **self.update_options(),
                 )
                 yield asset(update, step.type)
 
