@@ -94,7 +94,9 @@ def test_chunks_are_durable_one_by_one(world: World) -> None:
         return {"words": 1}
 
     _run(world, updating(world, feature, compute, chunk_rows=10))
-    assert durable == [0] * 10 + [10] * 10 + [20] * 5
+    assert set(durable) == {0, 10, 20}
+    # At most two samples are computed while a chunk is written.
+    assert all(n - 12 <= rows <= n for n, rows in enumerate(durable))
     durable.clear()
     world.put(**{f"d{n:02}": ("2", "1", n) for n in range(3)})
     _run(world, updating(world, feature, compute, chunk_seconds=0))
@@ -268,9 +270,10 @@ class TestExpansion:
         world.put(a=("1", "1", 30), b=("1", "1", 30))
 
         def compute(sample: Sample) -> list[dict[str, int]]:
-            with world.store.open("r") as store:
-                if store.has_feature("t/pages"):
-                    commits.append(len(store.read("t/pages").collect()))
+            while sample["doc"] == "b" and not commits:
+                with world.store.open("r") as store:
+                    if store.has_feature("t/pages"):
+                        commits.append(len(store.read("t/pages").collect()))
             return self.pages(sample)
 
         _run(world, updating(world, world.pages(), compute, chunk_rows=10))
@@ -360,8 +363,8 @@ class TestArtifacts:
             assert published.name == "version"
             run.close()
 
-        for _, result in local.run(range(300), publish, workers=4):
-            assert result is None
+        found = [r for r in local.run(range(300), publish, workers=4) if r is not None]
+        assert [result for _, result in found] == [None] * 300
         assert (tmp_path / "a__b/id/version/x").read_text() == "x"
 
     @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import os
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -42,6 +43,8 @@ DATA_VERSION_TAG = "dagster/data_version"
 
 FAILED_SAMPLES = "failed samples"
 """What the output of an op names the samples by that failed in partitions."""
+# Every observation is an event that Dagster keeps.
+_OBSERVED_SECONDS = 60.0
 
 
 class Runner(Protocol):
@@ -418,6 +421,7 @@ class FeatureAsset:
             partition_keys=tuple(keys or ()),
             resources={n: getattr(context.resources, n) for n in self.runner.resource_names},
             selection=config.selection(),
+            tell=self._observer(context),
         )
         with project.use():
             store = project.store(self.store, context.run.run_id)
@@ -440,6 +444,21 @@ class FeatureAsset:
             # Not one sample, now or ever: that is no bad apple.
             raise dg.Failure(failure_summary(outcome.failed, outcome.quarantined), metadata)
         return outcome, metadata, data_version
+
+    def _observer(
+        self, context: dg.AssetExecutionContext | dg.OpExecutionContext
+    ) -> Callable[[Mapping[str, Any]], None]:
+        """Shows how far a run is, while it is under way, as observations of the asset."""
+        last = float("-inf")
+
+        def observe(progress: Mapping[str, Any]) -> None:
+            nonlocal last
+            now = time.monotonic()
+            if now - last >= _OBSERVED_SECONDS:
+                last = now
+                context.log_event(dg.AssetObservation(self.key, metadata=progress))
+
+        return observe
 
     @property
     def _config(self) -> type[RetryConfig] | None:

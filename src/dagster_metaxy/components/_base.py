@@ -24,20 +24,15 @@ from dagster_metaxy.declare.errors import (
     written,
 )
 from dagster_metaxy.declare.project import MetaxyProject
-from dagster_metaxy.declare.schema import (
-    TEMPLATE,
-    model_schema,
-    one_of,
-    plain,
-    structured,
-    text_or,
-)
+from dagster_metaxy.declare.schema import TEMPLATE, model_schema, one_of, plain, structured, text_or
 from dagster_metaxy.increment.quarantine import Quarantine
 from dagster_metaxy.report.checks import CHECKS
 
 if TYPE_CHECKING:
     from dagster_metaxy.components._graph import ProjectFeatures
 
+
+_ABOVE_ZERO = text_or({"pattern": TEMPLATE}, {"exclusiveMinimum": 0})
 
 CheckName = Literal[
     "no_failed_samples", "nothing_stale", "nothing_missing", "no_duplicate_ids", "no_null_ids"
@@ -277,6 +272,65 @@ class FeatureComponent(LocatedComponent):
         ),
     ] = "data/artifacts"
 
+    engine: Annotated[
+        Literal["threads", "processes"] | None,
+        structured(
+            one_of(("threads", "processes")),
+            "string",
+            nullable=True,
+            description="Where samples are computed: in threads of the run, or in processes of their"
+            " own, so that one that crashes (a native library, memory that ran out) fails its sample"
+            " alone. Threads if left out, or processes if there is a time_limit.",
+            examples=["processes"],
+        ),
+    ] = None
+    time_limit: Annotated[
+        float | None,
+        structured(
+            _ABOVE_ZERO,
+            "number",
+            nullable=True,
+            description="The seconds that a sample may take: then its process is ended, and it counts"
+            " as failed. A batch may take as much for each of its samples. Making the instance of a"
+            " class is not counted.",
+            examples=[60],
+        ),
+    ] = None
+    chunk_samples: Annotated[
+        int,
+        structured(
+            text_or({"pattern": TEMPLATE}, {"type": "integer", "minimum": 1}),
+            "integer",
+            description="Rows are written when so many samples are computed, or earlier by"
+            " chunk_seconds. What is written, no killed run loses.",
+            examples=[100],
+        ),
+    ] = 1_000
+    chunk_seconds: Annotated[
+        float,
+        structured(
+            _ABOVE_ZERO,
+            "number",
+            description="Rows are written when the oldest computed sample has waited for so many"
+            " seconds, or earlier by chunk_samples.",
+            examples=[30],
+        ),
+    ] = 5.0
+
+    @field_validator("chunk_samples")
+    @classmethod
+    def _check_one_or_more(cls, number: int) -> int:
+        if number < 1:
+            raise ValueError("must be 1 or more")
+        return number
+
+    @field_validator("time_limit", "chunk_seconds")
+    @classmethod
+    def _check_above_zero(cls, seconds: float | None) -> float | None:
+        if seconds is not None and not 0 < seconds < float("inf"):
+            raise ValueError("must be more than 0")
+        return seconds
+
     # The features of the whole project, once they are registered; see `_graph`.
     _features: ProjectFeatures | None = PrivateAttr(default=None)
 
@@ -356,6 +410,21 @@ class FeatureComponent(LocatedComponent):
             "pool": self.pool,
             "checks": self.checks,
             "backfill_policy": self.backfill_policy.policy() if self.backfill_policy else None,
+        }
+
+    def update_options(self) -> dict[str, Any]:
+        """The shared arguments of what computes samples."""
+        if self.time_limit is not None and self.engine == "threads":
+            raise self.error(
+                "a time_limit needs `engine: processes`, since a thread cannot be ended: remove engine,"
+                " or time_limit",
+                "time_limit",
+            )
+        return {
+            "engine": self.engine or ("threads" if self.time_limit is None else "processes"),
+            "time_limit": self.time_limit,
+            "chunk_samples": self.chunk_samples,
+            "chunk_seconds": self.chunk_seconds,
         }
 
     def asset_attributes(self, **more: Any) -> Mapping[str, Any]:

@@ -5,19 +5,22 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from dagster_metaxy import engines
 from dagster_metaxy.declare.columns import Column
 from dagster_metaxy.declare.feature import Feature
 from dagster_metaxy.declare.partitions import PartitionError, Partitioning, PatternError
 from dagster_metaxy.discovery.files import File, Listing, SourceError, list_files, unique_ids
-from dagster_metaxy.engines import local
+from dagster_metaxy.engines import Engine
+from dagster_metaxy.engines.processes import WorkerError
 from dagster_metaxy.increment import store as stores
 from dagster_metaxy.increment.compute import Runtime
 from dagster_metaxy.increment.ledger import Entry, Ledger
-from dagster_metaxy.increment.outcome import Cost, FailedSample, Meter, Outcome
+from dagster_metaxy.increment.outcome import Cost, FailedSample, Meter, Outcome, UpdateError
 from dagster_metaxy.increment.plan import (
     CHANGED,
     CODE,
@@ -29,6 +32,7 @@ from dagster_metaxy.increment.plan import (
     failed_before,
     order,
 )
+from dagster_metaxy.increment.progress import Progress
 from dagster_metaxy.increment.quarantine import Quarantine
 from dagster_metaxy.increment.selection import Ids, Scope, Selection
 
@@ -38,6 +42,7 @@ if TYPE_CHECKING:
     from dagster_metaxy.media.identify import Identity
 
 Row = Mapping[str, Any]
+# A file to read, the id that it gets unless it is a moved one, and the row of a known one.
 
 HASH_VERSION = "1"
 """Code version of the stream hashes: another canonical form makes every video new."""
@@ -162,8 +167,10 @@ class Videos:
         workers: How many files are read at once.
         quarantine: Which files that could not be read are tried again by themselves, beside those
             that were out of reach.
-        chunk_rows: Rows are written when there are this many ...
+        chunk_samples: Rows are written when there are this many ...
         chunk_seconds: ... or when the oldest has waited this long.
+        engine: Whether files are read in threads of this process, or in processes.
+        time_limit: The seconds that a file may take, in processes; no limit if None.
     """
 
     feature: Feature
@@ -171,8 +178,10 @@ class Videos:
     glob: str | None = None
     workers: int = field(default_factory=lambda: os.cpu_count() or 1)
     quarantine: Quarantine = field(default_factory=Quarantine)
-    chunk_rows: int = 10_000
+    chunk_samples: int = 1_000
     chunk_seconds: float = 5.0
+    engine: Engine = "threads"
+    time_limit: float | None = None
 
     foresees: ClassVar[bool] = True
 
@@ -230,6 +239,7 @@ class Videos:
 
         Raises:
             SourceError: The source could not be listed to the end.
+            UpdateError: The processes that read files do not start.
         """
         started = time.monotonic()
         outcome = Outcome()
@@ -260,7 +270,7 @@ class Videos:
                     " at: they are kept"
                 )
             live = self._moved_folder(store, compared, scope, outcome)
-            live |= self._identify(store, ledger, work, compared, current, scope, log, outcome)
+            live |= self._identify(store, ledger, work, compared, current, scope, runtime, outcome)
             self._delete_vanished(store, listing, compared, scope, outcome)
             stores.compact(store, self.feature.key)
         outcome.settle({self._partition(scope, video_id) for video_id in live})
@@ -411,13 +421,14 @@ class Videos:
         compared: Comparison,
         current: set[str],
         scope: Scope,
-        log: Any,
+        runtime: Runtime,
         outcome: Outcome,
     ) -> set[str]:
         """Read files, and write what their streams hold; gives the ids of those that could be read.
 
         The plan then says of each what was found.
         """
+        log = runtime.log
         plan = work.plan
         tasks, plan.tasks = plan.tasks, []
         if tasks:
@@ -433,62 +444,76 @@ class Videos:
         entries: list[Entry] = []
         since = time.monotonic()
         refreshed = 0
+        progress = Progress(self.feature.key, len(tasks), runtime)
+
+        def take(task: Task, identity: Identity, cost: Cost) -> None:
+            nonlocal refreshed
+            file, row = work.files[task.ids]
+            video_id = str(task.ids[0])
+            versions = {"video": identity.video, "audio": identity.audio}
+            former = [
+                r
+                for r in by_versions.get(_versions(versions), ())
+                if r["video_id"] in compared.vanished
+                and self._may_keep_id(scope, video_id, r["video_id"])
+            ]
+            if row is None and former:
+                # The content of a video whose file is gone: the same video, moved. Of several
+                # with this content, the one of the same name.
+                name = PurePosixPath(file.relative_path).name
+                row = next(
+                    (r for r in former if PurePosixPath(r["relative_path"]).name == name),
+                    former[0],
+                )
+                video_id = row["video_id"]
+                del compared.vanished[video_id]
+            if row is None:
+                outcome.count("new", self._partition(scope, video_id))
+                plan.tasks.append(task)
+            elif row[stores.PROVENANCE_BY_FIELD] != versions or video_id not in current:
+                outcome.count("stale", self._partition(scope, video_id))
+                plan.tasks.append(self._explained(task, video_id, row, versions))
+            else:
+                refreshed += 1
+            live.add(video_id)
+            outcome.cost({"video_id": video_id}, cost)
+            entries.append(Entry((video_id,), task.provenance, rows=1, cost=cost))
+            chunk.append(self._row(file, video_id, identity, versions))
+
+        limit = self.time_limit
+        results = engines.run(
+            self.engine,
+            [(work.files[task.ids][0].path, task) for task in tasks],
+            _read,
+            workers=self.workers,
+            time_limit=None if limit is None else lambda _: limit,
+        )
         try:
-            for task, result in local.run(
-                tasks, lambda task: _read(work.files[task.ids][0].path), workers=self.workers
-            ):
-                file, row = work.files[task.ids]
-                video_id = str(task.ids[0])
-                if isinstance(result, Exception):
-                    before = task.failure.attempts if task.failure else 0
-                    failure = FailedSample.of({"video_id": video_id}, result)
-                    failure = replace(
-                        failure,
-                        message=f"{file.relative_path}: {failure.message}",
-                        where="",
-                        attempts=before + 1,
-                    )
-                    outcome.fail(failure, task.partition)
-                    log.warning(f"{self.feature.key}: {failure}")
-                    entries.append(Entry(task.ids, task.provenance, failure=failure))
-                    plan.tasks.append(task)
-                    continue
-                result, cost = result
-                versions = {"video": result.video, "audio": result.audio}
-                former = [
-                    r
-                    for r in by_versions.get(_versions(versions), ())
-                    if r["video_id"] in compared.vanished
-                    and self._may_keep_id(scope, video_id, r["video_id"])
-                ]
-                if row is None and former:
-                    # The content of a video whose file is gone: the same video, moved. Of several
-                    # with this content, the one of the same name.
-                    name = PurePosixPath(file.relative_path).name
-                    row = next(
-                        (r for r in former if PurePosixPath(r["relative_path"]).name == name),
-                        former[0],
-                    )
-                    video_id = row["video_id"]
-                    del compared.vanished[video_id]
-                if row is None:
-                    outcome.count("new", self._partition(scope, video_id))
-                    plan.tasks.append(task)
-                elif row[stores.PROVENANCE_BY_FIELD] != versions or video_id not in current:
-                    outcome.count("stale", self._partition(scope, video_id))
-                    plan.tasks.append(self._explained(task, video_id, row, versions))
-                else:
-                    refreshed += 1
-                live.add(video_id)
-                outcome.cost({"video_id": video_id}, cost)
-                entries.append(Entry((video_id,), task.provenance, rows=1, cost=cost))
-                chunk.append(self._row(file, video_id, result, versions))
-                waited = time.monotonic() - since
-                if len(chunk) >= self.chunk_rows or waited >= self.chunk_seconds:
-                    full, chunk, since = chunk, [], time.monotonic()
-                    self._write(store, full, outcome)
-                    ledger.write(entries)
-                    entries = []
+            with closing(results):
+                for found in results:
+                    if found is not None:
+                        (_, task), result = found
+                        progress.count(failed=isinstance(result, Exception))
+                        if isinstance(result, Exception):
+                            file, _ = work.files[task.ids]
+                            failure = _failure(task, file, result)
+                            outcome.fail(failure, task.partition)
+                            log.warning(f"{self.feature.key}: {failure}")
+                            entries.append(Entry(task.ids, task.provenance, failure=failure))
+                            plan.tasks.append(task)
+                        else:
+                            take(task, *result)
+                    waited = time.monotonic() - since
+                    if entries and (
+                        len(chunk) >= self.chunk_samples or waited >= self.chunk_seconds
+                    ):
+                        full, chunk, since = chunk, [], time.monotonic()
+                        known, entries = entries, []
+                        self._write(store, full, outcome)
+                        ledger.write(known)
+                    progress.tell()
+        except WorkerError as error:
+            raise UpdateError(f"{self.feature.key}: {error}") from error
         finally:
             if chunk:
                 self._write(store, chunk, outcome)
@@ -579,12 +604,20 @@ def _pattern_error(file: File, key_of: Callable[[Row], str] | None) -> str | Non
     return None
 
 
-def _read(path: str) -> tuple[Identity, Cost]:
+def _read(work: tuple[str, Task]) -> tuple[Identity, Cost]:
     """What a file's streams hold, and what reading them took."""
     from dagster_metaxy.media.identify import identify
 
     meter = Meter()
-    return identify(path), meter.cost()
+    return identify(work[0]), meter.cost()
+
+
+def _failure(task: Task, file: File, error: Exception) -> FailedSample:
+    """The failure of a file that could not be read."""
+    before = task.failure.attempts if task.failure else 0
+    failure = FailedSample.of({"video_id": task.ids[0]}, error)
+    message = f"{file.relative_path}: {failure.message}"
+    return replace(failure, message=message, where="", attempts=before + 1)
 
 
 def _file_version(file: File) -> str:

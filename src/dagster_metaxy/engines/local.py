@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextvars
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Generator, Iterable
 from itertools import islice
+from queue import Empty, SimpleQueue
+from threading import Thread
 from typing import TypeVar
 
 Task = TypeVar("Task")
@@ -13,47 +14,76 @@ Result = TypeVar("Result")
 
 
 def run(
-    tasks: Iterable[Task], work: Callable[[Task], Result], *, workers: int = 1
-) -> Iterator[tuple[Task, Result | Exception]]:
+    tasks: Iterable[Task], work: Callable[[Task], Result], *, workers: int = 1, tick: float = 1.0
+) -> Generator[tuple[Task, Result | Exception] | None, None, None]:
     """Do `work` on every task, yielding each with its result, or with the exception it raised.
 
-    Results come in the order in which they are ready. At most a few tasks per worker are under
-    way or waiting to be taken, so memory does not grow with the number of tasks. With one worker
-    all is done in the calling thread.
+    Results come in the order in which they are ready, and None whenever there was none for a while.
+    At most a few tasks per worker are under way or waiting to be taken, so memory does not grow
+    with the number of tasks.
+
+    Closing it waits for the tasks that have begun. An interrupt (KeyboardInterrupt, or what Dagster
+    raises instead) does not: nobody wants to wait for them, and they end with this process.
 
     Args:
         tasks: Taken one by one, as workers come free.
         work: Called once per task.
         workers: Number of threads.
+        tick: Seconds after which None tells that nothing was ready.
     """
-    if workers <= 1:
-        for task in tasks:
-            try:
-                yield task, work(task)
-            except Exception as error:
-                yield task, error
-        return
-
     remaining = iter(tasks)
-    pending: dict[Future[Result], Task] = {}
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="compute")
+    todo: SimpleQueue[tuple[Task] | None] = SimpleQueue()
+    done: SimpleQueue[tuple[Task, Result | BaseException]] = SimpleQueue()
 
-    def submit(count: int) -> None:
-        for task in islice(remaining, count):
-            # Threads do not inherit context variables, in which Metaxy keeps its active graph.
-            pending[pool.submit(contextvars.copy_context().run, work, task)] = task
+    def serve() -> None:
+        while (taken := todo.get()) is not None:
+            (task,) = taken
+            try:
+                done.put((task, work(task)))
+            except BaseException as error:
+                done.put((task, error))
 
+    threads: list[Thread] = []
     try:
-        submit(2 * workers)
+        pending = 0
+        for task in islice(remaining, 2 * workers):
+            todo.put((task,))
+            pending += 1
+            if len(threads) < workers:
+                # Threads do not inherit context variables, in which Metaxy keeps its active graph.
+                context = contextvars.copy_context()
+                # A daemon, since others hold up the end of an interrupted process.
+                thread = Thread(target=context.run, args=(serve,), name="compute", daemon=True)
+                thread.start()
+                threads.append(thread)
         while pending:
-            done, _ = wait(pending, return_when=FIRST_COMPLETED)
-            for future in done:
-                task = pending.pop(future)
-                error = future.exception()
-                if error is not None and not isinstance(error, Exception):
-                    raise error
-                yield task, error if error is not None else future.result()
-            submit(len(done))
+            try:
+                task, result = done.get(timeout=tick)
+            except Empty:
+                yield None
+                continue
+            pending -= 1
+            for following in islice(remaining, 1):
+                todo.put((following,))
+                pending += 1
+            if isinstance(result, BaseException) and not isinstance(result, Exception):
+                raise result
+            yield task, result
+    except GeneratorExit:
+        _end(todo, threads)
+        for thread in threads:
+            thread.join()
+        raise
     finally:
-        # An interrupted run does not wait for what has not begun.
-        pool.shutdown(wait=True, cancel_futures=True)
+        _end(todo, threads)
+
+
+def _end(todo: SimpleQueue, threads: list[Thread]) -> None:
+    """Have threads end after what they do now; what nobody has taken is not begun."""
+    while not todo.empty():
+        try:
+            todo.get_nowait()
+        except Empty:
+            break
+    for _ in threads:
+        todo.put(None)

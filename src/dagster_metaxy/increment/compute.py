@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import pickle
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +19,10 @@ class SignatureError(TypeError):
     """A compute that cannot be called the way its feature is declared."""
 
 
+def tell_nobody(progress: Mapping[str, Any]) -> None:
+    """What is told of progress where nobody listens."""
+
+
 @dataclass(frozen=True)
 class Runtime:
     """What a run gives to the computes in it.
@@ -28,6 +33,8 @@ class Runtime:
         partition_keys: The partitions that the run is about; empty where it is about all.
         resources: Dagster resources by name, for the parameters of computes.
         selection: What the run was asked to do beside, or less than, what is new or stale.
+        tell: Called now and then with how far the update is, by name: `done`, `total`, `failed`,
+            `samples_per_second`, `seconds_left`.
     """
 
     log: Any
@@ -35,6 +42,7 @@ class Runtime:
     partition_keys: tuple[str, ...] = ()
     resources: Mapping[str, Any] = field(default_factory=dict)
     selection: Selection = field(default_factory=Selection)
+    tell: Callable[[Mapping[str, Any]], None] = tell_nobody
 
 
 class ComputeContext:
@@ -156,6 +164,35 @@ class Compute:
             and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
         }
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # What else it holds is of this process.
+        return type(self), (self.function, self.params, self.lists)
+
+    def check_sendable(self) -> None:
+        """Refuse a function that other processes cannot import.
+
+        Raises:
+            SignatureError: With what is wrong.
+        """
+        name = getattr(self.function, "__qualname__", None) or repr(self.function)
+        if getattr(self.function, "__module__", None) == "__main__":
+            wrong = f"{name} is defined in the script that runs, which other processes do not have"
+        else:
+            try:
+                pickle.dumps(self.function)
+                return
+            except Exception as error:
+                wrong = f"{name} cannot be sent to a process ({error})"
+        raise SignatureError(
+            f"{wrong}: name a function or class at the top level of a module, or use `engine:"
+            " threads`"
+        )
+
+    def prepare(self) -> None:
+        """Make the instance of a class, of this worker."""
+        if isinstance(self.function, type) and not hasattr(self._local, "instance"):
+            self._local.instance = self.function()
+
     def check(self, *, takes_many: bool = False, gives_many: bool = False) -> None:
         """Refuse a signature that cannot be called, or that says it is for another lineage.
 
@@ -234,8 +271,7 @@ class Compute:
         function = self.function
         if isinstance(function, type):
             # Models are loaded there: once per worker, not once per sample.
-            if not hasattr(self._local, "instance"):
-                self._local.instance = function()
+            self.prepare()
             function = self._local.instance
         named = {name: runtime.resources[name] for name in self.resource_names}
         named.update(self.params)

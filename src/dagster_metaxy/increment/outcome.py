@@ -56,6 +56,8 @@ class FailedSample:
     @classmethod
     def of(cls, sample: Mapping[str, Any], error: Exception) -> FailedSample:
         """The failure of a sample by an exception."""
+        if isinstance(error, RemoteError):
+            return replace(error.failure, sample=sample)
         where = ""
         frames = traceback.extract_tb(error.__traceback__)
         # Errors of this package's own are about the data, and say what is wrong with it.
@@ -87,6 +89,33 @@ class FailedSample:
 
     def __str__(self) -> str:
         return f"{self.name}: {self.reason}"
+
+
+class RemoteError(Exception):
+    """An exception that a compute raised in another process.
+
+    Attributes:
+        failure: What is told of it, but for the sample.
+    """
+
+    def __init__(self, failure: FailedSample, shown: str) -> None:
+        super().__init__(failure, shown)
+        self.failure = failure
+        # Logs show causes: there, that is the traceback.
+        self.__cause__ = _Traceback(shown)
+
+    @classmethod
+    def of(cls, error: Exception) -> RemoteError:
+        """The same as `error`, as it can be sent."""
+        return cls(FailedSample.of({}, error), "".join(traceback.format_exception(error)))
+
+    def __str__(self) -> str:
+        return f"{self.failure.error}: {self.failure.message}"
+
+
+class _Traceback(Exception):
+    def __str__(self) -> str:
+        return f"\n{self.args[0]}"
 
 
 @dataclass

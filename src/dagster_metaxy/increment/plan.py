@@ -13,6 +13,7 @@ from dagster_metaxy.increment import store as stores
 from dagster_metaxy.increment.conditions import ConditionError, parsed
 from dagster_metaxy.increment.ledger import Entry, Ledger
 from dagster_metaxy.increment.outcome import FailedSample, UpdateError, sample_name
+from dagster_metaxy.increment.progress import duration
 from dagster_metaxy.increment.quarantine import Quarantine
 from dagster_metaxy.increment.selection import Ids, Sample, Scope, Selection
 
@@ -492,15 +493,6 @@ def changed_fields(before: Mapping[str, str | None], now: Mapping[str, str | Non
         for name, version in now.items()
         if before.get(name) != version
     ]
-
-
-def duration(seconds: float) -> str:
-    """Seconds, as one says them."""
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s"
 
 
 def _differing(samples: Sequence[Sample], told_by: Mapping[str, Any]) -> str | None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from dagster_metaxy import engines
 from dagster_metaxy.declare.columns import RowShapeError, check_row
 from dagster_metaxy.declare.feature import Feature
 from dagster_metaxy.declare.partitions import PartitionError
-from dagster_metaxy.engines import local
+from dagster_metaxy.engines import Engine
+from dagster_metaxy.engines.processes import TaskError, WorkerError
 from dagster_metaxy.increment import store as stores
 from dagster_metaxy.increment.artifacts import Artifacts, files_in
 from dagster_metaxy.increment.compute import (
@@ -31,15 +34,15 @@ from dagster_metaxy.increment.outcome import (
     UpdateError,
     sample_name,
 )
-from dagster_metaxy.increment.plan import Plan, Planner, Task, duration
+from dagster_metaxy.increment.plan import Plan, Planner, Task
+from dagster_metaxy.increment.progress import Progress
 from dagster_metaxy.increment.quarantine import Quarantine
+from dagster_metaxy.increment.remote import Remote
 from dagster_metaxy.increment.selection import Ids, Scope, Selection
 
 if TYPE_CHECKING:
     import metaxy as mx
     import polars as pl
-
-_PROGRESS_SECONDS = 10.0
 
 
 class ComputeError(UpdateError):
@@ -97,11 +100,14 @@ class Update:
             feature's columns; of an expansion, an iterable of them; of an aggregation, it takes
             a list of samples.
         artifacts: The folder for the artifacts of all features.
-        workers: How many samples, or batches of them, are computed at once, in threads.
+        workers: How many samples, or batches of them, are computed at once.
         batch_size: How many samples a compute that takes a frame gets at a time.
         hard_delete: Whether orphaned rows are removed from the store, not only marked as deleted.
-        chunk_rows: Rows are written when there are this many ...
+        chunk_samples: What is done is written when it is this many samples ...
+        chunk_rows: ... or this many rows ...
         chunk_seconds: ... or when the oldest has waited this long.
+        engine: Whether computes run in threads of this process, or in processes.
+        time_limit: The seconds that a sample may take, in processes; no limit if None.
         on_error: Whether a sample that fails is quarantined while the others are computed
             (`quarantine`), or the update stops (`fail`), and the next one tries it again.
         quarantine: Which samples that failed are tried again by themselves.
@@ -113,8 +119,11 @@ class Update:
     workers: int = 1
     batch_size: int = 256
     hard_delete: bool = False
+    chunk_samples: int = 1_000
     chunk_rows: int = 10_000
     chunk_seconds: float = 5.0
+    engine: Engine = "threads"
+    time_limit: float | None = None
     on_error: Literal["quarantine", "fail"] = "quarantine"
     quarantine: Quarantine = field(default_factory=Quarantine)
 
@@ -230,7 +239,7 @@ class Update:
             reasons = ", ".join(f"{count} {why}" for why, count in plan.counts.items())
             runtime.log.info(f"{self.feature.key}: {reasons}{plan.expectation}")
             try:
-                caller = _Caller(self, artifacts, runtime, plan.schema)
+                caller = Caller(self, artifacts, runtime, plan.schema)
                 undone = self._compute(store, ledger, plan.tasks, caller, artifacts, outcome)
             finally:
                 artifacts.close()
@@ -260,51 +269,87 @@ class Update:
         store: mx.MetadataStore,
         ledger: Ledger,
         tasks: Sequence[Task],
-        caller: _Caller,
+        caller: Caller,
         artifacts: Artifacts,
         outcome: Outcome,
     ) -> list[Task]:
         """Compute and write; gives the tasks that failed."""
         log = caller.runtime.log
+        work = Remote(caller) if self.engine == "processes" else caller
         size = self.batch_size if self.compute.is_batch else 1
-        units = (tasks[start : start + size] for start in range(0, len(tasks), size))
+        units = [tasks[start : start + size] for start in range(0, len(tasks), size)]
+        progress = Progress(self.feature.key, len(tasks), caller.runtime)
         chunk = Chunk()
         undone: list[Task] = []
-        done = 0
-        started = told = time.monotonic()
         try:
-            for unit, results in local.run(units, caller, workers=self.workers):
-                if isinstance(results, Exception):
-                    raise results
-                for task, result in zip(unit, results, strict=True):
-                    done += 1
-                    if result.rows is None:
-                        failure = self._failed(task, result.error, outcome, log)
-                        undone.append(replace(task, failure=failure))
-                        chunk.entries.append(self._entry(task, result, failure))
-                        if self.on_error == "fail":
-                            raise SampleError(f"{self.feature.key}: {failure}") from result.error
-                        continue
-                    chunk.tasks.append(task)
-                    chunk.rows.extend(result.rows)
-                    chunk.entries.append(self._entry(task, result, None))
-                    outcome.cost(self.name(task), result.cost)
-                    outcome.wrote(result.files)
-                now = time.monotonic()
-                full = len(chunk.rows) >= self.chunk_rows or now - chunk.since >= self.chunk_seconds
-                if chunk.entries and full:
-                    ready, chunk = chunk, Chunk()
-                    self._write(store, ledger, ready, artifacts, outcome)
-                    if now - told >= _PROGRESS_SECONDS or done == len(tasks):
-                        told = now
-                        log.info(
-                            f"{self.feature.key}: {_progress(done, len(tasks), now - started)}"
-                        )
+            while units:
+                alone: list[Sequence[Task]] = []
+                with closing(self._results(units, work)) as results:
+                    for unit, answer in results:
+                        if isinstance(answer, Exception) and len(unit) > 1:
+                            # Which of them it was, only trying each can tell.
+                            alone += [[task] for task in unit]
+                            continue
+                        for task, result in zip(unit, _results_of(answer, log), strict=True):
+                            progress.count(failed=result.rows is None)
+                            undone += self._keep(task, result, chunk, outcome, log)
+                        if chunk.entries and self._is_full(chunk):
+                            ready, chunk = chunk, Chunk()
+                            self._write(store, ledger, ready, artifacts, outcome)
+                        progress.tell()
+                units = alone
+        except WorkerError as error:
+            raise ComputeError(f"{self.feature.key}: {error}") from error
         finally:
             # Also where a compute is wrong or the run is interrupted: finished work is kept.
             if chunk.entries:
                 self._write(store, ledger, chunk, artifacts, outcome)
         return undone
+
+    def _results(
+        self, units: Sequence[Sequence[Task]], work: Callable[[Sequence[Task]], Any]
+    ) -> Generator[tuple[Sequence[Task], Any], None, None]:
+        """What `work` gives for each unit, or the error of the worker; nothing of no unit while
+        none is ready."""
+        limit = self.time_limit
+        results = engines.run(
+            self.engine,
+            units,
+            work,
+            workers=self.workers,
+            time_limit=None if limit is None else lambda unit: limit * len(unit),
+        )
+        with closing(results):
+            for result in results:
+                yield ((), []) if result is None else result
+
+    def _is_full(self, chunk: Chunk) -> bool:
+        return (
+            len(chunk.entries) >= self.chunk_samples
+            or len(chunk.rows) >= self.chunk_rows
+            or time.monotonic() - chunk.since >= self.chunk_seconds
+        )
+
+    def _keep(
+        self, task: Task, result: Result, chunk: Chunk, outcome: Outcome, log: Any
+    ) -> list[Task]:
+        """Add what a task gave to a chunk; gives the task if it failed.
+
+        Raises:
+            UpdateError: It failed, and that is no matter of one sample, or `on_error` is `fail`.
+        """
+        if result.rows is None:
+            failure = self._failed(task, result.error, outcome, log)
+            chunk.entries.append(self._entry(task, result, failure))
+            if self.on_error == "fail":
+                raise SampleError(f"{self.feature.key}: {failure}") from result.error
+            return [replace(task, failure=failure)]
+        chunk.tasks.append(task)
+        chunk.rows.extend(result.rows)
+        chunk.entries.append(self._entry(task, result, None))
+        outcome.cost(self.name(task), result.cost)
+        outcome.wrote(result.files)
+        return []
 
     def _failed(
         self, task: Task, error: Exception | None, outcome: Outcome, log: Any
@@ -439,14 +484,20 @@ class Update:
         return stores.read(store, self.feature.key)
 
 
-def _progress(done: int, total: int, seconds: float) -> str:
-    rate = done / seconds if seconds else 0.0
-    left = f", about {duration((total - done) / rate)} left" if done < total and rate else ""
-    return f"{done} of {total} samples done, {rate:.3g} a second{left}"
+def _results_of(answer: Any, log: Any) -> list[Result]:
+    """The results in a worker's answer; what was logged in another process is logged here."""
+    if isinstance(answer, Exception):
+        seconds = answer.seconds if isinstance(answer, TaskError) else 0.0
+        return [Result(error=answer, cost=Cost(seconds))]
+    if isinstance(answer, tuple):
+        answer, records = answer
+        for level, message in records:
+            log.log(level, message)
+    return answer
 
 
 @dataclass(frozen=True)
-class _Caller:
+class Caller:
     """Calls the compute of an update for one task, or for a batch of them, in a worker."""
 
     update: Update

@@ -283,6 +283,9 @@ _EVERY_FIELD = "*"
 _OF_COMPUTES = (
     "backfill_policy",
     "batch_size",
+    "chunk_samples",
+    "chunk_seconds",
+    "engine",
     "max_attempts",
     "on_error",
     "op_tags",
@@ -291,6 +294,7 @@ _OF_COMPUTES = (
     "params_in_code_version",
     "pool",
     "retry_policy",
+    "time_limit",
     "transient_errors",
     "workers",
 )
@@ -489,8 +493,8 @@ class MetaxyAssetComponent(FeatureComponent):
         structured(
             text_or({"pattern": TEMPLATE}, {"type": "integer", "minimum": 1}),
             "integer",
-            description="How many samples, or batches, are computed at once, in threads. The compute"
-            " must bear it.",
+            description="How many samples, or batches, are computed at once, in threads or processes"
+            " (`engine`). The compute must bear it.",
             examples=[4],
         ),
     ] = 1
@@ -707,6 +711,9 @@ class MetaxyAssetComponent(FeatureComponent):
         except SignatureError as error:
             name = getattr(self.compute, "__qualname__", repr(self.compute))
             raise self.error(f"{name} {error}", "compute") from None
+        options = self.update_options()
+        if options["engine"] == "processes":
+            self._check_sendable(compute, is_root)
         if is_root:
             return Root(
                 feature,
@@ -722,8 +729,22 @@ class MetaxyAssetComponent(FeatureComponent):
             batch_size=self.batch_size,
             hard_delete=self.orphans == "hard",
             on_error=self.on_error,
-            quarantine=self.quarantine,
+            **options,
         )
+
+    def _check_sendable(self, compute: Compute, is_root: bool) -> None:
+        """Refuse what cannot be computed in processes."""
+        if is_root:
+            name = "engine" if self.engine else "time_limit"
+            raise self.error(
+                "the compute of a root feature, which lists all samples, is called in the run's own"
+                f" process: remove {name}",
+                name,
+            )
+        try:
+            compute.check_sendable()
+        except SignatureError as error:
+            raise self.error(str(error), "compute") from None
 
     def _version_columns(self, feature: Feature) -> Mapping[str, str]:
         """The column of each field's version."""

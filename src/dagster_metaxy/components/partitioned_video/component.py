@@ -150,7 +150,7 @@ class PartitionedVideoComponent(FeatureComponent):
             videos_feature(self.feature_prefix),
             folder=project_root / self.source.path,
             glob=self.source.glob,
-            quarantine=self.quarantine,
+            **self.update_options(),
         )
 
     @property
@@ -202,7 +202,7 @@ class PartitionedVideoComponent(FeatureComponent):
                     Compute(step.compute),
                     artifacts=project_root / self.artifacts,
                     workers=os.cpu_count() or 1,
-                    quarantine=self.quarantine,
+                    **self.update_options(),
                 )
                 yield asset(update, step.type)
 

@@ -6,7 +6,7 @@ word in `AnyStep` and `STEPS`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -79,29 +79,24 @@ class FramesStep(_Step):
             description=f"Frames of each video, {self.every_seconds:g} s apart.",
         )
 
-    @property
-    def compute(self) -> Callable[[Sample, ComputeContext], Iterator[Mapping[str, Any]]]:
+    def compute(self, sample: Sample, context: ComputeContext) -> Iterator[Mapping[str, Any]]:
         """Writes the frames of a video, and gives their rows."""
+        from dagster_metaxy.media import frames
 
-        def compute(sample: Sample, context: ComputeContext) -> Iterator[Mapping[str, Any]]:
-            from dagster_metaxy.media import frames
-
-            for frame in frames.extract(
-                sample["path"],
-                context.artifacts,
-                every_seconds=self.every_seconds,
-                max_size=self.max_size,
-                quality=self.quality,
-            ):
-                yield {
-                    "frame_index": frame.index,
-                    "time": frame.time,
-                    "path": context.artifacts / frame.file,
-                    "width": frame.width,
-                    "height": frame.height,
-                }
-
-        return compute
+        for frame in frames.extract(
+            sample["path"],
+            context.artifacts,
+            every_seconds=self.every_seconds,
+            max_size=self.max_size,
+            quality=self.quality,
+        ):
+            yield {
+                "frame_index": frame.index,
+                "time": frame.time,
+                "path": context.artifacts / frame.file,
+                "width": frame.width,
+                "height": frame.height,
+            }
 
 
 class AudioStep(_Step):
@@ -145,18 +140,13 @@ class AudioStep(_Step):
             description=f"The sound of each video that has any: mono, {self.rate} Hz.",
         )
 
-    @property
-    def compute(self) -> Callable[[Sample, ComputeContext], Mapping[str, Any]]:
+    def compute(self, sample: Sample, context: ComputeContext) -> Mapping[str, Any]:
         """Writes the sound of a video, and gives its row."""
+        from dagster_metaxy.media import audio
 
-        def compute(sample: Sample, context: ComputeContext) -> Mapping[str, Any]:
-            from dagster_metaxy.media import audio
-
-            file = context.artifacts / "audio.wav"
-            sound = audio.extract(sample["path"], file, rate=self.rate)
-            return {"path": file, "duration": sound.duration, "rate": sound.rate}
-
-        return compute
+        file = context.artifacts / "audio.wav"
+        sound = audio.extract(sample["path"], file, rate=self.rate)
+        return {"path": file, "duration": sound.duration, "rate": sound.rate}
 
 
 AnyStep = Annotated[FramesStep | AudioStep, Field(discriminator="type")]
