@@ -23,7 +23,7 @@ from worlds import update as updating
 from dagster_metaxy.increment import progress
 from dagster_metaxy.increment.compute import ComputeContext, Runtime
 from dagster_metaxy.increment.outcome import Counts, Outcome, UpdateError
-from dagster_metaxy.increment.selection import Scope
+from dagster_metaxy.increment.selection import Scope, Selection
 from dagster_metaxy.increment.update import ComputeError, Update
 
 Sample = Mapping[str, Any]
@@ -91,8 +91,8 @@ def test_of_a_batch_that_hangs_or_dies_the_others_are_computed(world: World) -> 
         update = updating(
             world, key, faulty_batch, engine="processes", batch_size=size, time_limit=2, workers=2
         )
-        outcome = run(world, update)
-        assert failures(outcome) == FAILED
+        again = replace(RUNTIME, selection=Selection(retry_quarantined=True))
+        assert failures(run(world, update, again)) == FAILED
         assert {row["doc"] for row in world.rows("t/words")} == set("abcdef")
 
 
@@ -289,7 +289,9 @@ def test_interrupted_what_was_computed_is_kept(world: World, tmp_path: Path) -> 
         if counts["done"]:
             raise KeyboardInterrupt
 
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    runtime = replace(RUNTIME, tell=interrupt)
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(progress, "_SECONDS", 0.01)
-        run(world, update, replace(RUNTIME, tell=interrupt))
+        with pytest.raises(KeyboardInterrupt):
+            run(world, update, runtime)
     assert [row["doc"] for row in world.rows("t/words")] == ["a"]

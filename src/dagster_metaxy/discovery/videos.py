@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from dagster_metaxy.media.identify import Identity
 
 Row = Mapping[str, Any]
-# A file to read, the id that it gets unless it is a moved one, and the row of a known one.
+
 
 HASH_VERSION = "1"
 """Code version of the stream hashes: another canonical form makes every video new."""
