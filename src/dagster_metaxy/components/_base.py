@@ -425,6 +425,7 @@ class FeatureComponent(LocatedComponent):
             "time_limit": self.time_limit,
             "chunk_samples": self.chunk_samples,
             "chunk_seconds": self.chunk_seconds,
+            "quarantine": self.quarantine,
         }
 
     def asset_attributes(self, **more: Any) -> Mapping[str, Any]:
