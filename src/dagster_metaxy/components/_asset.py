@@ -381,9 +381,11 @@ class FeatureAsset:
             store = project.store(self.store, context.run.run_id)
             try:
                 outcome = self.runner.run(store, scope, runtime)
+                rows, data_version = rows_metadata(store, self.feature, self._inside(keys))
             except UpdateError as error:
-                raise dg.Failure(str(error), allow_retries=False) from error
-            rows, data_version = rows_metadata(store, self.feature, self._inside(keys))
+                # What is wrong with a store may pass; what is wrong with a declaration does not.
+                lasting = not isinstance(error, stores.StoreError)
+                raise dg.Failure(str(error), allow_retries=not lasting) from error
         metadata = {**rows, **outcome_metadata(outcome)}
         context.log.info(f"{self.feature.key}: {outcome.summary}")
         for note in outcome.notes:

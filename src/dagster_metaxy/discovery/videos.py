@@ -18,6 +18,7 @@ from dagster_metaxy.increment import store as stores
 from dagster_metaxy.increment.compute import Runtime
 from dagster_metaxy.increment.outcome import FailedSample, Outcome, Pending
 from dagster_metaxy.increment.selection import Scope
+from dagster_metaxy.increment.store import StoreError
 
 if TYPE_CHECKING:
     import metaxy as mx
@@ -207,7 +208,7 @@ class Videos:
         if not listing.files and not listing.unreadable:
             what = f"matches {self.glob!r}" if self.glob else "has a usual video ending"
             outcome.notes.append(f"no file below {self.folder} {what}")
-        with store.open("w"):
+        with stores.opened(store, "w"):
             stores.check_table(store, self.feature)
             rows, current = self.stored(store)
             compared = compare(listing, rows, current)
@@ -346,6 +347,7 @@ class Videos:
         live: set[str] = set()
         chunk: list[Row] = []
         since = time.monotonic()
+        before = outcome.written
         refreshed = 0
         try:
             for (file, video_id, row), result in local.run(
@@ -391,9 +393,20 @@ class Videos:
                 if len(chunk) >= self.chunk_rows or waited >= self.chunk_seconds:
                     full, chunk, since = chunk, [], time.monotonic()
                     self._write(store, full, outcome)
-        finally:
             if chunk:
-                self._write(store, chunk, outcome)
+                full, chunk = chunk, []
+                self._write(store, full, outcome)
+        except BaseException as error:
+            # Finished work is kept where it can be, and what went wrong first is what is told.
+            try:
+                if chunk:
+                    self._write(store, chunk, outcome)
+            except StoreError as second:
+                log.warning(str(second))
+            if isinstance(error, StoreError):
+                kept = outcome.written - before
+                raise error.of_run(kept, len(live) - kept) from error
+            raise
         if refreshed:
             outcome.notes.append(
                 f"{refreshed} files were touched, moved or remuxed; their streams are the same"

@@ -130,6 +130,7 @@ class Outcome:
         up_to_date: Partition keys in which no sample is left to do, and none failed.
         blocked: Whether an upstream has no rows yet, so that nothing could be done.
         written: Rows written.
+        kept: Samples that were computed and are in the store.
         seconds: Wall time of the whole update.
         notes: Sentences that the reader of the result should see.
         plan: What was to be done, and why; None where nothing can be said.
@@ -142,6 +143,7 @@ class Outcome:
     up_to_date: set[str] = field(default_factory=set)
     blocked: bool = False
     written: int = 0
+    kept: int = 0
     seconds: float = 0.0
     notes: list[str] = field(default_factory=list)
     plan: Plan | None = None

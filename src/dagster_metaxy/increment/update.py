@@ -32,6 +32,7 @@ from dagster_metaxy.increment.outcome import (
 )
 from dagster_metaxy.increment.plan import Plan, Planner, Task, partition_columns
 from dagster_metaxy.increment.selection import Ids, Scope, Selection
+from dagster_metaxy.increment.store import StoreError
 
 if TYPE_CHECKING:
     import metaxy as mx
@@ -137,17 +138,18 @@ class Update:
             ComputeError: The compute returns other columns than declared; the message names
                 the sample. What was computed before is in the store.
             SampleError: A sample failed, and `on_error` is `fail`.
+            StoreError: The store, or the disk of the artifacts, cannot be written; with what is in
+                the store of the samples that were computed.
         """
         started = time.monotonic()
         outcome = Outcome()
-        with store.open("w"):
+        with stores.opened(store, "w"):
             stores.check_table(store, self.feature)
             if missing := self._unwritten(store):
                 outcome.blocked = True
                 outcome.notes.append(f"nothing to do: {', '.join(missing)} has no rows yet")
             else:
                 self._run(store, scope, runtime, outcome)
-                stores.compact(store, self.feature.key)
         outcome.seconds = time.monotonic() - started
         return outcome
 
@@ -235,18 +237,20 @@ class Update:
         for task in plan.tasks:
             outcome.count("stale" if task.stale else "new", task.partition)
         artifacts = Artifacts(self.artifacts, self.feature.key)
-        if plan.tasks:
-            reasons = ", ".join(f"{count} {why}" for why, count in plan.counts.items())
-            runtime.log.info(f"{self.feature.key}: {reasons}{_expected(plan.seconds)}")
-            try:
+        try:
+            if plan.tasks:
+                reasons = ", ".join(f"{count} {why}" for why, count in plan.counts.items())
+                runtime.log.info(f"{self.feature.key}: {reasons}{_expected(plan.seconds)}")
                 caller = _Caller(self, artifacts, runtime, plan.schema)
                 self._compute(store, ledger, plan.tasks, caller, artifacts, outcome)
-            finally:
-                artifacts.close()
+            elif not store.has_feature(self.feature.key):
+                outcome.notes.extend(self._unseen(store))
+            self._delete_orphans(store, ledger, plan, artifacts, outcome)
+        finally:
+            artifacts.close()
+        if plan.tasks:
             ledger.compact()
-        elif not store.has_feature(self.feature.key):
-            outcome.notes.extend(self._unseen(store))
-        self._delete_orphans(store, ledger, plan, artifacts, outcome)
+        stores.compact(store, self.feature.key)
         self._settle(store, scope, plan, outcome)
 
     def _unseen(self, store: mx.MetadataStore) -> Iterator[str]:
@@ -276,7 +280,7 @@ class Update:
         size = self.batch_size if self.compute.is_batch else 1
         units = (tasks[start : start + size] for start in range(0, len(tasks), size))
         chunk = Chunk()
-        done = 0
+        done = finished = chunks = 0
         started = told = time.monotonic()
         try:
             for unit, results in local.run(units, caller, workers=self.workers):
@@ -290,6 +294,7 @@ class Update:
                         if self.on_error == "fail":
                             raise SampleError(f"{self.feature.key}: {failure}") from result.error
                         continue
+                    finished += 1
                     chunk.tasks.append(task)
                     chunk.rows.extend(result.rows)
                     chunk.entries.append(self._entry(task, result, None))
@@ -299,15 +304,29 @@ class Update:
                 if chunk.entries and full:
                     ready, chunk = chunk, Chunk()
                     self._write(store, ledger, ready, artifacts, outcome)
+                    chunks += 1
+                    if chunks % stores.SMALL_FILES == 0:
+                        stores.compact(store, self.feature.key)
+                        ledger.compact()
                     if now - told >= _PROGRESS_SECONDS or done == len(tasks):
                         told = now
                         log.info(
                             f"{self.feature.key}: {_progress(done, len(tasks), now - started)}"
                         )
-        finally:
-            # Also where a compute is wrong or the run is interrupted: finished work is kept.
             if chunk.entries:
-                self._write(store, ledger, chunk, artifacts, outcome)
+                ready, chunk = chunk, Chunk()
+                self._write(store, ledger, ready, artifacts, outcome)
+        except BaseException as error:
+            # A compute is wrong, the run is interrupted, a disk is full: finished work is kept where
+            # it can be, and what went wrong first is what is told.
+            try:
+                if chunk.entries:
+                    self._write(store, ledger, chunk, artifacts, outcome)
+            except StoreError as second:
+                log.warning(str(second))
+            if isinstance(error, StoreError):
+                raise error.of_run(outcome.kept, finished - outcome.kept) from error
+            raise
 
     def _failed(
         self, task: Task, error: Exception | None, outcome: Outcome, log: Any
@@ -322,6 +341,9 @@ class Update:
             raise ComputeError(f"{self.feature.key}, sample {named}: {error}") from error
         if isinstance(error, UpdateError):
             raise error
+        if stores.is_full_disk(error):  # of which the sample is innocent
+            named = sample_name(self.name(task))
+            raise StoreError(f"{self.feature.key}, sample {named}: {error}") from error
         assert error is not None
         failure = FailedSample.of(self.name(task), error)
         # Where it was raised is the same for most: once is enough.
@@ -359,10 +381,11 @@ class Update:
         new = {tuple(row[c] for c in feature.id_columns) for row in chunk.rows}
         obsolete: set[Ids] = set()
         retired: set[tuple[Ids, str]] = set()
-        stale = [task.ids for task in chunk.tasks if task.stale]
-        # What is replaced matters where children or files may be left over.
-        if stale and (feature.expansion or artifacts.any):
-            for row in stores.rows_of(store, feature.key, feature.parent_columns, stale):
+        # What is replaced matters where children or files may be left over. Children, also those
+        # that another run has written since the plan: of two that differ, they would mix.
+        replaced = [t.ids for t in chunk.tasks if feature.expansion or (t.stale and artifacts.any)]
+        if replaced:
+            for row in stores.rows_of(store, feature.key, feature.parent_columns, replaced):
                 ids = tuple(row[c] for c in feature.id_columns)
                 if ids not in new:
                     obsolete.add(ids)
@@ -375,6 +398,7 @@ class Update:
         if chunk.rows:
             stores.append(store, feature.key, stores.typed(feature, chunk.rows))
             outcome.written += len(chunk.rows)
+        outcome.kept += len(chunk.tasks)
         ledger.write(chunk.entries)
         # Only what the replaced rows named: another run may have published the next version, and
         # rows of older feature versions come back when code is reverted.

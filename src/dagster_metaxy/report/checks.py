@@ -58,7 +58,7 @@ def feature_checks(
     """
     if not set(names) - {NO_FAILED}:
         return
-    with store.open("r"):
+    with stores.opened(store, "r"):
         if pending is not None and set(names) & set(OF_PENDING):
             stores.check_table(store, feature)
             left = pending(store)
