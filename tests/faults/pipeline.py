@@ -158,7 +158,8 @@ class Pipeline:
     def lengths(self, samples: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
         """The letters of all pages."""
         pages = sorted((s["page"], s["letters"]) for s in samples)
-        self._begun("t/lengths", samples[0]["doc"], pages, samples[0]["file"])
+        version = Path(samples[0]["file"]).parent.name
+        self._begun("t/lengths", samples[0]["doc"], version, pages)
         return {"letters": sum(letters for _, letters in pages)}
 
     def calls(self) -> Counter[str]:

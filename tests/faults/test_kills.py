@@ -14,6 +14,7 @@ from pipeline import CHUNK, COMPUTED, ENVIRONMENT, docs_at, pipeline
 KILLING = Path(__file__).parent / "killing.py"
 
 
+@pytest.mark.filterwarnings("ignore:AUTO_CREATE_TABLES", "ignore:fetch_arrow_table")
 # Of Delta, 50 in all: in two halves, which run beside each other.
 @pytest.mark.parametrize(
     ("kind", "kills", "seed"),

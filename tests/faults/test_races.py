@@ -139,6 +139,7 @@ def test_a_run_beside_changes_of_its_upstream(tmp_path: Path) -> None:
         made.check_files()
 
 
+@pytest.mark.filterwarnings("ignore:AUTO_CREATE_TABLES", "ignore:fetch_arrow_table")
 class TestDuckDB:
     """Which one process at a time may have open."""
 

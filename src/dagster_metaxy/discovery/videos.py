@@ -401,7 +401,7 @@ class Videos:
             try:
                 if chunk:
                     self._write(store, chunk, outcome)
-            except StoreError as second:
+            except Exception as second:
                 log.warning(str(second))
             if isinstance(error, StoreError):
                 kept = outcome.written - before

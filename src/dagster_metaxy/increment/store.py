@@ -185,10 +185,11 @@ def _creating(store: mx.MetadataStore, key: str) -> Iterator[None]:
 
 
 _RACES = (
-    "already exists",  # its first write
-    "Incompatible transaction",  # LanceDB
+    "already exists",  # of a table that another process was first to create
+    # LanceDB's
     "commit conflict",
-    "concurrent commit",
+    "incompatible transaction",
+    "too much write contention",
 )
 
 
@@ -197,7 +198,7 @@ def _lost_race(error: Exception) -> bool:
     if type(error).__name__ == "CommitFailedError":
         # Of delta-rs: of races, but also of disks that cannot be written.
         return not re.search(r"os error (?!17\b)\d+|denied", str(error))
-    return any(race in str(error) for race in _RACES) or _is_locked(error)
+    return any(race in str(error).lower() for race in _RACES) or _is_locked(error)
 
 
 def _is_locked(error: Exception) -> bool:

@@ -322,7 +322,7 @@ class Update:
             try:
                 if chunk.entries:
                     self._write(store, ledger, chunk, artifacts, outcome)
-            except StoreError as second:
+            except Exception as second:
                 log.warning(str(second))
             if isinstance(error, StoreError):
                 raise error.of_run(outcome.kept, finished - outcome.kept) from error
