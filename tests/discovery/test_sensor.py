@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+import sys
+
 import dagster as dg
+import pytest
 from projects import CLIPS, NAMES, Project
+from stores import store_config
 from watches import Watch
 
 
@@ -76,6 +82,38 @@ def test_it_waits_while_a_run_is_under_way(videos: Project) -> None:
     assert "waiting for run" in data.skip_message
     videos.instance.delete_run(run.run_id)
     assert watch.tick().run_requests
+
+
+HOLDING = """
+import duckdb, sys
+connection = duckdb.connect(sys.argv[1])
+sys.stdout.write("held\\n")
+sys.stdout.flush()
+sys.stdin.read()
+"""
+
+
+@pytest.mark.filterwarnings("ignore:AUTO_CREATE_TABLES", "ignore:fetch_arrow_table")
+def test_it_waits_for_a_store_that_another_process_has_open(videos: Project) -> None:
+    (videos.root / "metaxy.toml").write_text(store_config("duckdb", str(videos.root)))
+    watch = Watch(videos)
+    watch.run(watch.tick())
+    shutil.copy(CLIPS / "bikes.mp4", videos.root / "videos/new.mp4")
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDING, str(videos.root / "duck.db")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    data = watch.tick()
+    assert not data.run_requests
+    assert "open in another process" in data.skip_message
+    holder.communicate()
+    watch.run(watch.tick())
+    assert videos.counts("clips/videos")[0] == 1
+    assert videos.metadata("clips/videos")["dagster/row_count"] == len(NAMES) + 1
 
 
 def test_a_run_that_failed_is_asked_for_again(videos: Project) -> None:

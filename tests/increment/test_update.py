@@ -447,10 +447,10 @@ def test_killed_at_any_moment_the_next_run_finishes(world: World) -> None:
         )
         before = len(log.read_text().split()) if log.exists() else 0
         deadline = time.monotonic() + 60
-        # Let it compute a few samples, then kill it in the middle of whatever it does.
+        # Let it compute a chunk and more, then kill it in the middle of whatever it does.
         while process.poll() is None and time.monotonic() < deadline:
             computed = len(log.read_text().split()) if log.exists() else 0
-            if computed > before + 3 + attempt % 9:
+            if computed > before + 6 + attempt % 9:
                 time.sleep(0.003 * (attempt % 7))
                 os.killpg(process.pid, signal.SIGKILL)
                 kills += 1

@@ -427,13 +427,15 @@ class FeatureAsset:
             store = project.store(self.store, context.run.run_id)
             try:
                 outcome = self.runner.run(store, scope, runtime)
+                rows, data_version = rows_metadata(store, self.feature, self._inside(keys))
             except UpdateError as error:
-                raise dg.Failure(str(error), allow_retries=False) from error
+                # What is wrong with a store may pass; what is wrong with a declaration does not.
+                passing = isinstance(error, stores.StoreError)
+                raise dg.Failure(str(error), allow_retries=passing) from error
             if isinstance(context, dg.OpExecutionContext):  # those of assets plan by themselves
                 self._plan_failed(context, outcome)
             if keys is None:
                 outcome.settle(self._emptied(context.instance, store, outcome))
-            rows, data_version = rows_metadata(store, self.feature, self._inside(keys))
         metadata = {**rows, **outcome_metadata(outcome)}
         context.log.info(f"{self.feature.key}: {outcome.summary}")
         for note in outcome.notes:

@@ -12,6 +12,8 @@ from dagster_metaxy.declare.partitions import PartitionError, Partitioning
 from dagster_metaxy.declare.project import MetaxyProject
 from dagster_metaxy.discovery.files import SourceError
 from dagster_metaxy.discovery.videos import Comparison, Videos, compare
+from dagster_metaxy.increment import store as stores
+from dagster_metaxy.increment.store import StoreError
 
 MAX_ATTEMPTS = 3
 """How many runs are asked for one state of the files, where they fail."""
@@ -89,8 +91,11 @@ def build_sensor(
         if under_way:
             return dg.SkipReason(f"files have changed; waiting for run {under_way[0].run_id[:8]}")
 
-        with project.use(), project.store(store).open("r") as opened:
-            rows, current = videos.stored(opened)
+        try:
+            with project.use(), stores.opened(project.store(store), "r") as opened:
+                rows, current = videos.stored(opened)
+        except StoreError as error:  # as a DuckDB file that a run has open
+            return dg.SkipReason(f"{error} The next tick looks again.")
         compared = compare(listing, rows, current)
         if compared.nothing_to_do and not listing.unreadable:
             context.update_cursor(json.dumps({**cursor, "digest": digest}))

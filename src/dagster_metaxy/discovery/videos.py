@@ -35,6 +35,7 @@ from dagster_metaxy.increment.plan import (
 from dagster_metaxy.increment.progress import Progress
 from dagster_metaxy.increment.quarantine import Quarantine
 from dagster_metaxy.increment.selection import Ids, Scope, Selection
+from dagster_metaxy.increment.store import StoreError
 
 if TYPE_CHECKING:
     import metaxy as mx
@@ -248,7 +249,7 @@ class Videos:
         if not listing.files and not listing.unreadable:
             what = f"matches {self.glob!r}" if self.glob else "has a usual video ending"
             outcome.notes.append(f"no file below {self.folder} {what}")
-        with store.open("w"):
+        with stores.opened(store, "w"):
             stores.check_table(store, self.feature)
             rows, current = self.stored(store)
             compared = compare(listing, rows, current)
@@ -443,6 +444,7 @@ class Videos:
         chunk: list[Row] = []
         entries: list[Entry] = []
         since = time.monotonic()
+        before = outcome.written
         refreshed = 0
         progress = Progress(self.feature.key, len(tasks), runtime)
 
@@ -512,12 +514,23 @@ class Videos:
                         self._write(store, full, outcome)
                         ledger.write(known)
                     progress.tell()
-        except WorkerError as error:
-            raise UpdateError(f"{self.feature.key}: {error}") from error
-        finally:
-            if chunk:
+            full, chunk = chunk, []
+            known, entries = entries, []
+            self._write(store, full, outcome)
+            ledger.write(known)
+        except BaseException as error:
+            # Finished work is kept where it can be, and what went wrong first is what is told.
+            try:
                 self._write(store, chunk, outcome)
-            ledger.write(entries)
+                ledger.write(entries)
+            except Exception as second:
+                log.warning(str(second))
+            if isinstance(error, StoreError):
+                kept = outcome.written - before
+                raise error.of_run(kept, outcome.costs.samples - kept) from error
+            if isinstance(error, WorkerError):
+                raise UpdateError(f"{self.feature.key}: {error}") from error
+            raise
         order(plan.tasks)
         if refreshed:
             outcome.notes.append(
@@ -555,8 +568,9 @@ class Videos:
         }
 
     def _write(self, store: mx.MetadataStore, rows: Sequence[Row], outcome: Outcome) -> None:
-        stores.append(store, self.feature.key, stores.typed(self.feature, rows))
-        outcome.written += len(rows)
+        if rows:
+            stores.append(store, self.feature.key, stores.typed(self.feature, rows))
+            outcome.written += len(rows)
 
     def _delete_vanished(
         self,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import hashlib
 import mimetypes
 import os
 import re
 import shutil
+import sys
 import tempfile
 import time
 import uuid
@@ -16,13 +18,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dagster_metaxy.increment.outcome import ArtifactFile, UpdateError
+from dagster_metaxy.increment.outcome import ArtifactFile
+from dagster_metaxy.increment.store import StoreError
 
 WORK = ".work"
 """In a feature's folder, that of the files that are not finished, a folder for each run."""
 
+
 _STALE_AFTER_SECONDS = 24 * 3600
 _LONGEST_NAME = 120
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
 
 
 def safe_name(ids: Sequence[Any]) -> str:
@@ -90,15 +96,18 @@ class Artifacts:
         """A new, empty folder for the files of a sample that is being computed.
 
         Raises:
-            UpdateError: There is no place for it.
+            StoreError: There is no place for it.
         """
         try:
-            if not self._work.is_dir():
-                self._work.mkdir(parents=True, exist_ok=True)
-                self._remove_leftovers()
-            return Path(tempfile.mkdtemp(dir=self._work)).resolve()
+            return self._new_folder().resolve()
         except OSError as error:
-            raise UpdateError(f"no place for artifacts: {error}") from error
+            raise StoreError(f"no place for artifacts: {error}") from error
+
+    def _new_folder(self) -> Path:
+        if not self._work.is_dir():
+            self._work.mkdir(parents=True, exist_ok=True)
+            self._remove_leftovers()
+        return Path(tempfile.mkdtemp(dir=self._work))
 
     def _remove_leftovers(self) -> None:
         """Remove what runs that were killed have left."""
@@ -120,27 +129,30 @@ class Artifacts:
         """
         target = self.of(ids, version)
         for _ in range(10):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            # What is there is of the same input and code: of a run that was killed before it
-            # wrote the row, or of one that goes on beside this one.
-            with contextlib.suppress(FileNotFoundError):
-                os.replace(target, Path(tempfile.mkdtemp(dir=self._work)) / "replaced")
             try:
-                os.replace(unfinished, target)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                os.rename(unfinished, target)
                 return target
+            except FileNotFoundError:
+                continue  # a deletion beside this run took the sample's folder
             except OSError as error:
-                collected = not target.parent.is_dir()  # as an empty folder, in this moment
-                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST) and not collected:
-                    raise
-        raise OSError(errno.ENOTEMPTY, "another run keeps writing the same artifacts", str(target))
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise StoreError(f"artifacts cannot be published: {error}") from error
+            # What is there is of the same input and code: of a run that was killed before it
+            # wrote the row, of one that goes on beside this one, or of the row itself.
+            if _exchange(unfinished, target):
+                shutil.rmtree(unfinished, ignore_errors=True)
+                return target
+            self._discard(target)
+        raise StoreError(f"artifacts cannot be published: others keep writing {target}")
 
     def retire(self, ids: Sequence[Any], version: str) -> None:
         """Remove the files of a version of a sample, of which no row is live any more."""
-        shutil.rmtree(self.of(ids, version), ignore_errors=True)
+        self._discard(self.of(ids, version))
 
     def remove(self, ids: Sequence[Any]) -> None:
         """Remove all files of a sample that is gone."""
-        shutil.rmtree(self.of(ids), ignore_errors=True)
+        self._discard(self.of(ids))
 
     def discard(self, folder: Path, inode: int) -> None:
         """Remove a folder that is garbage; a kill leaves no half of it under its name.
@@ -160,3 +172,28 @@ class Artifacts:
             shutil.rmtree(away)
         else:
             os.replace(away, folder)
+
+    def _discard(self, folder: Path) -> None:
+        """Remove a folder, which is gone from its place at once and whole."""
+        if not folder.is_dir():
+            return
+        try:
+            discarded = self._new_folder()
+            os.rename(folder, discarded)  # over an empty folder: in one step
+        except OSError:  # as a full disk
+            discarded = folder
+        shutil.rmtree(discarded, ignore_errors=True)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Have two folders change places in one step, so that a kill leaves no place empty.
+
+    Returns:
+        Whether they did; only Linux can, and not on every file system.
+    """
+    rename = getattr(ctypes.CDLL(None), "renameat2", None) if sys.platform == "linux" else None
+    return (
+        rename is not None
+        and rename(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE)
+        == 0
+    )

@@ -180,15 +180,18 @@ class Costs:
     """What computing took in all, and which samples took most.
 
     Attributes:
+        samples: How many were computed.
         total: The sum.
         dearest: The ten samples that took longest, the longest first.
     """
 
+    samples: int = 0
     total: Cost = field(default_factory=Cost)
     dearest: list[tuple[str, Cost]] = field(default_factory=list)
 
     def add(self, name: str, cost: Cost) -> None:
         """Add what a sample took."""
+        self.samples += 1
         self.total = Cost(
             self.total.seconds + cost.seconds,
             self.total.cpu_seconds + cost.cpu_seconds,
@@ -215,6 +218,7 @@ class Outcome:
         up_to_date: Partition keys in which no sample is left to do, and none failed.
         blocked: Whether an upstream has no rows yet, so that nothing could be done.
         written: Rows written.
+        kept: Samples that were computed and are in the store.
         seconds: Wall time of the whole update.
         notes: Sentences that the reader of the result should see.
         plan: What was to be done, and why; None where nothing can be said.
@@ -230,6 +234,7 @@ class Outcome:
     up_to_date: set[str] = field(default_factory=set)
     blocked: bool = False
     written: int = 0
+    kept: int = 0
     seconds: float = 0.0
     notes: list[str] = field(default_factory=list)
     plan: Plan | None = None

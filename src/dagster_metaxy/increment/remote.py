@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from dagster_metaxy.declare.columns import RowShapeError
 from dagster_metaxy.increment.compute import SignatureError, tell_nobody
 from dagster_metaxy.increment.outcome import RemoteError, UpdateError
+from dagster_metaxy.increment.store import StoreError, is_full_disk
 
 if TYPE_CHECKING:
     from dagster_metaxy.increment.plan import Task
@@ -80,4 +81,6 @@ def _sendable(result: Result) -> Result:
     error = result.error
     if error is None or isinstance(error, RowShapeError | SignatureError | UpdateError):
         return result
+    if is_full_disk(error):
+        return replace(result, error=StoreError(str(error)))
     return replace(result, error=RemoteError.of(error))

@@ -88,7 +88,7 @@ class Root:
         started = time.monotonic()
         outcome = Outcome()
         rows, kept = self._listed(scope, runtime, outcome)
-        with store.open("w"):
+        with stores.opened(store, "w"):
             stores.check_table(store, self.feature, fills=True)
             known = self._known(store, scope)
             changed = self._changed(store, rows, known, scope, outcome)

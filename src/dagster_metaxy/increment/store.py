@@ -7,13 +7,16 @@ The traps that this module closes are Metaxy 0.1.11's and delta-rs's; each has a
 from __future__ import annotations
 
 import contextlib
+import errno
 import random
+import re
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial, reduce
 from itertools import islice
 from operator import and_
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 from dagster_metaxy.declare.columns import UNCHECKED
 from dagster_metaxy.declare.feature import Feature
@@ -28,9 +31,11 @@ PROVENANCE = "metaxy_provenance"
 PROVENANCE_BY_FIELD = "metaxy_provenance_by_field"
 
 SMALL_FILES = 100
-"""Delta tables of more files than this are compacted after a run."""
+"""Tables of more small files than this are compacted, in a run and after it."""
 
 IDS_PER_FILTER = 5_000
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 def is_system(column: str) -> bool:
@@ -82,30 +87,145 @@ def typed(feature: Feature, rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
     return frame.drop(name for name, dtype in frame.schema.items() if dtype == pl.Null())
 
 
+class StoreError(UpdateError):
+    """A store, or the disk that artifacts lie on, cannot be written or opened."""
+
+    def of_run(self, kept: int, lost: int) -> StoreError:
+        """The same, with what has become of the samples that a run computed.
+
+        Args:
+            kept: How many are in the store.
+            lost: How many are not.
+        """
+        return type(self)(
+            f"{str(self).rstrip('.')}. Of the samples that this run computed, {kept} are in the store"
+            f" and {lost} are not: mend the cause and run again, which computes only what is missing."
+        )
+
+
+def is_full_disk(error: BaseException | None) -> bool:
+    """Whether an error comes from a disk that takes nothing more, whatever was to be written."""
+    seen = set()
+    while error is not None and id(error) not in seen:
+        if isinstance(error, OSError) and error.errno in _FULL:
+            return True
+        seen.add(id(error))
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return False
+
+
+@contextlib.contextmanager
+def opened(store: mx.MetadataStore, mode: Literal["r", "w"]) -> Iterator[mx.MetadataStore]:
+    """Open a store; a DuckDB file that another process has just open is waited for, some seconds.
+
+    Raises:
+        StoreError: It cannot be opened; with what to do.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            _retrying(lambda: stack.enter_context(store.open(mode)), seconds=10)
+        except OSError as error:
+            raise StoreError(
+                f"the store {store.display()} cannot be opened: {_line(error)}"
+            ) from error
+        except Exception as error:
+            if not _is_locked(error):
+                raise
+            raise StoreError(
+                f"the store {store.name or store.display()} is open in another process, and DuckDB lets"
+                " no other one in while that one writes. Start this again when the other run has"
+                " ended, let runs wait for each other (the same `pool`, limited to 1, for all features"
+                " in this store, and an executor in one process), or keep them in a store that takes"
+                f" several writers, as Delta. DuckDB says: {_line(error)}"
+            ) from error
+        yield store
+
+
 def append(store: mx.MetadataStore, key: str, rows: pl.DataFrame) -> None:
     """Write rows of a feature in one commit.
 
     The first write of a Delta table by several processes at once fails in all but one of them, as
     does now and then a commit under contention; nothing of it is in the store then, so it is
     tried again.
+
+    Raises:
+        StoreError: They cannot be written.
     """
-    _retrying(lambda: store.write(key, rows))
+    with _writing(store, key), _creating(store, key):
+        _retrying(lambda: store.write(key, rows))
 
 
-def _retrying(commit: Callable[[], None]) -> None:
-    """Commit, again where another writer was faster; delta-rs says so, others say `already exists`."""
-    attempts = 6
-    for attempt in range(attempts):
+@contextlib.contextmanager
+def _writing(store: mx.MetadataStore, key: str) -> Iterator[None]:
+    """Say of what cannot be written, which table it is and why."""
+    try:
+        yield
+    except Exception as error:
+        place = store.get_store_info(key).get("uri") or store.display()
+        raise StoreError(f"{key}: {place} cannot be written: {_line(error)}") from error
+
+
+@contextlib.contextmanager
+def _creating(store: mx.MetadataStore, key: str) -> Iterator[None]:
+    """Let one process at a time create a LanceDB table.
+
+    Of two that do, the second silently overwrites what the first one wrote. A lock that goes with
+    the process is there on local disks only.
+    """
+    uri = getattr(store, "uri", "")
+    if not _is_lance(store) or "://" in uri or store.has_feature(key):
+        yield
+        return
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    with (Path(uri) / ".creating").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+_RACES = (
+    "already exists",  # of a table that another process was first to create
+    # LanceDB's
+    "commit conflict",
+    "incompatible transaction",
+    "too much write contention",
+)
+
+
+def _lost_race(error: Exception) -> bool:
+    """Whether another writer was faster, and trying again helps."""
+    if type(error).__name__ == "CommitFailedError":
+        # Of delta-rs: of races, but also of disks that cannot be written.
+        return not re.search(r"os error (?!17\b)\d+|denied", str(error))
+    return any(race in str(error).lower() for race in _RACES) or _is_locked(error)
+
+
+def _is_locked(error: Exception) -> bool:
+    """Whether another process has a DuckDB file open."""
+    return "Could not set lock on file" in str(error)
+
+
+def _retrying(commit: Callable[[], object], seconds: float = 60) -> None:
+    """Commit, again where another writer was faster, for so many seconds."""
+    ends = time.monotonic() + seconds
+    pause = 0.05
+    while True:
         try:
             commit()
             return
         except Exception as error:
-            lost_race = type(error).__name__ == "CommitFailedError" or "already exists" in str(
-                error
-            )
-            if not lost_race or attempt == attempts - 1:
+            if not _lost_race(error) or time.monotonic() > ends:
                 raise
-            time.sleep(random.uniform(0.05, 0.2) * 2**attempt)
+            time.sleep(random.uniform(0.5, 1.5) * pause)
+            pause = min(2 * pause, 2.0)
+
+
+def _line(error: BaseException) -> str:
+    """What an error says, in one line."""
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def check_table(store: mx.MetadataStore, feature: Feature, *, fills: bool = False) -> None:
@@ -198,13 +318,18 @@ def delete(
         ids: Their values.
         hard: Whether rows are removed, those of older feature versions, too.
         older: Whether samples go of which there are only rows of older feature versions.
+
+    Raises:
+        StoreError: They cannot be deleted.
     """
     for condition in _any_of(columns, ids):
         # Metaxy marks the newest row of a sample: of this version, or of any.
         for history in (False, True) if older and not hard else (hard,):
-            _retrying(
-                partial(store.delete, key, condition, soft=not hard, with_feature_history=history)
+            deletion = partial(
+                store.delete, key, condition, soft=not hard, with_feature_history=history
             )
+            with _writing(store, key):
+                _retrying(deletion)
 
 
 def rows_of(
@@ -300,20 +425,33 @@ def has_older_rows(store: mx.MetadataStore, key: str) -> bool:
 
 
 def compact(store: mx.MetadataStore, key: str) -> None:
-    """Merge the small files that frequent appends leave in a Delta table, if there are many.
+    """Merge the small files that frequent appends leave in a Delta or LanceDB table, if there are many.
 
-    Other stores look after themselves.
+    Files that were merged stay for a time, since others may be reading them: of LanceDB for a week,
+    of Delta until somebody vacuums the table.
     """
-    if type(store).__name__ != "DeltaMetadataStore" or not store.has_feature(key):
+    if not store.has_feature(key):
         return
-    import deltalake
-    from deltalake.exceptions import DeltaError
+    # Where another writer was faster, or the disk is full, a later one compacts.
+    if _is_lance(store):
+        import metaxy as mx
 
-    table = deltalake.DeltaTable(
-        store.get_store_info(key)["uri"],
-        storage_options=getattr(store, "storage_options", None) or None,
-    )
-    if len(table.file_uris()) > SMALL_FILES:
-        # Where another writer was faster, the next run compacts.
-        with contextlib.suppress(DeltaError):
-            table.optimize.compact()
+        table = store.conn.open_table(mx.FeatureKey(key).table_name)  # type: ignore[attr-defined]
+        if table.stats()["fragment_stats"]["num_small_fragments"] > SMALL_FILES:
+            with contextlib.suppress(RuntimeError, OSError):
+                table.optimize()
+    elif type(store).__name__ == "DeltaMetadataStore":
+        import deltalake
+        from deltalake.exceptions import DeltaError
+
+        table = deltalake.DeltaTable(
+            store.get_store_info(key)["uri"],
+            storage_options=getattr(store, "storage_options", None) or None,
+        )
+        if len(table.file_uris()) > SMALL_FILES:
+            with contextlib.suppress(DeltaError, OSError):
+                table.optimize.compact()
+
+
+def _is_lance(store: mx.MetadataStore) -> bool:
+    return type(store).__name__ == "LanceDBMetadataStore"

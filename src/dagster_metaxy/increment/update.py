@@ -39,6 +39,7 @@ from dagster_metaxy.increment.progress import Progress
 from dagster_metaxy.increment.quarantine import Quarantine
 from dagster_metaxy.increment.remote import Remote
 from dagster_metaxy.increment.selection import Ids, Scope, Selection
+from dagster_metaxy.increment.store import StoreError
 
 if TYPE_CHECKING:
     import metaxy as mx
@@ -155,18 +156,18 @@ class Update:
             ComputeError: The compute returns other columns than declared; the message names
                 the sample. What was computed before is in the store.
             SampleError: A sample failed, and `on_error` is `fail`.
+            StoreError: The store, or the disk of the artifacts, cannot be written; with what is in
+                the store of the samples that were computed.
         """
         started = time.monotonic()
         outcome = Outcome()
-        with store.open("w"):
+        with stores.opened(store, "w"):
             stores.check_table(store, self.feature)
             if missing := self._unwritten(store):
                 outcome.blocked = True
                 outcome.notes.append(f"nothing to do: {', '.join(missing)} has no rows yet")
             else:
                 self._run(store, scope, runtime, outcome)
-                if outcome.written:
-                    stores.compact(store, self.feature.key)
         outcome.seconds = time.monotonic() - started
         return outcome
 
@@ -235,18 +236,20 @@ class Update:
         outcome.notes.extend(outcome.quarantine_note)
         artifacts = Artifacts(self.artifacts, self.feature.key)
         undone: list[Task] = []
-        if plan.tasks:
-            reasons = ", ".join(f"{count} {why}" for why, count in plan.counts.items())
-            runtime.log.info(f"{self.feature.key}: {reasons}{plan.expectation}")
-            try:
+        try:
+            if plan.tasks:
+                reasons = ", ".join(f"{count} {why}" for why, count in plan.counts.items())
+                runtime.log.info(f"{self.feature.key}: {reasons}{plan.expectation}")
                 caller = Caller(self, artifacts, runtime, plan.schema)
                 undone = self._compute(store, ledger, plan.tasks, caller, artifacts, outcome)
-            finally:
-                artifacts.close()
+            elif not store.has_feature(self.feature.key):
+                outcome.notes.extend(self._unseen(store))
+            self._delete_orphans(store, ledger, plan, artifacts, outcome)
+        finally:
+            artifacts.close()
+        if plan.tasks:
             ledger.compact()
-        elif not store.has_feature(self.feature.key):
-            outcome.notes.extend(self._unseen(store))
-        self._delete_orphans(store, ledger, plan, artifacts, outcome)
+            stores.compact(store, self.feature.key)
         outcome.remaining = replace(plan, tasks=undone, orphaned=[])
         self._settle(store, scope, outcome.remaining, outcome)
 
@@ -281,6 +284,7 @@ class Update:
         progress = Progress(self.feature.key, len(tasks), caller.runtime)
         chunk = Chunk()
         undone: list[Task] = []
+        chunks = 0
         try:
             while units:
                 alone: list[Sequence[Task]] = []
@@ -296,14 +300,26 @@ class Update:
                         if chunk.entries and self._is_full(chunk):
                             ready, chunk = chunk, Chunk()
                             self._write(store, ledger, ready, artifacts, outcome)
+                            chunks += 1
+                            if chunks % stores.SMALL_FILES == 0:
+                                stores.compact(store, self.feature.key)
+                                ledger.compact()
                         progress.tell()
                 units = alone
-        except WorkerError as error:
-            raise ComputeError(f"{self.feature.key}: {error}") from error
-        finally:
-            # Also where a compute is wrong or the run is interrupted: finished work is kept.
-            if chunk.entries:
+            ready, chunk = chunk, Chunk()
+            self._write(store, ledger, ready, artifacts, outcome)
+        except BaseException as error:
+            # A compute is wrong, the run is interrupted, a disk is full: finished work is kept where
+            # it can be, and what went wrong first is what is told.
+            try:
                 self._write(store, ledger, chunk, artifacts, outcome)
+            except Exception as second:
+                log.warning(str(second))
+            if isinstance(error, StoreError):
+                raise error.of_run(outcome.kept, outcome.costs.samples - outcome.kept) from error
+            if isinstance(error, WorkerError):
+                raise ComputeError(f"{self.feature.key}: {error}") from error
+            raise
         return undone
 
     def _results(
@@ -364,6 +380,9 @@ class Update:
             raise ComputeError(f"{self.feature.key}, sample {named}: {error}") from error
         if isinstance(error, UpdateError):
             raise error
+        if stores.is_full_disk(error):  # of which the sample is innocent
+            named = sample_name(self.name(task))
+            raise StoreError(f"{self.feature.key}, sample {named}: {error}") from error
         assert error is not None
         before = task.failure.attempts if task.failure else 0
         failure = replace(FailedSample.of(self.name(task), error), attempts=before + 1)
@@ -398,14 +417,17 @@ class Update:
         outcome: Outcome,
     ) -> None:
         """Make a chunk durable: all rows of a sample in one commit, and then what is remembered."""
+        if not chunk.entries:
+            return
         feature = self.feature
         new = {tuple(row[c] for c in feature.id_columns) for row in chunk.rows}
         obsolete: set[Ids] = set()
         retired: set[tuple[Ids, str]] = set()
-        stale = [task.ids for task in chunk.tasks if task.stale]
-        # What is replaced matters where children or files may be left over.
-        if stale and (feature.expansion or artifacts.any):
-            for row in stores.rows_of(store, feature.key, feature.parent_columns, stale):
+        # What is replaced matters where children or files may be left over. Children, also those
+        # that another run has written since the plan: of two that differ, they would mix.
+        replaced = [t.ids for t in chunk.tasks if feature.expansion or (t.stale and artifacts.any)]
+        if replaced:
+            for row in stores.rows_of(store, feature.key, feature.parent_columns, replaced):
                 ids = tuple(row[c] for c in feature.id_columns)
                 if ids not in new:
                     obsolete.add(ids)
@@ -418,6 +440,7 @@ class Update:
         if chunk.rows:
             stores.append(store, feature.key, stores.typed(feature, chunk.rows))
             outcome.written += len(chunk.rows)
+        outcome.kept += len(chunk.tasks)
         ledger.write(chunk.entries)
         # Only what the replaced rows named: another run may have published the next version, and
         # rows of older feature versions come back when code is reverted.
@@ -434,12 +457,11 @@ class Update:
     ) -> None:
         if not plan.orphaned:
             return
-        # Files first: rows without files are still orphaned in the next run, files without
-        # rows are nobody's.
         for orphan in plan.orphaned:
-            artifacts.remove(orphan.ids)
             outcome.count("orphaned", orphan.partition)
         gone = [orphan.ids for orphan in plan.orphaned]
+        # Rows first: a sample that comes back after a kill in between would be taken for done, without
+        # its files. Files without rows are garbage, which is collected.
         stores.delete(
             store,
             self.feature.key,
@@ -449,6 +471,8 @@ class Update:
             older=stores.has_older_rows(store, self.feature.key),
         )
         ledger.delete(gone)
+        for ids in gone:
+            artifacts.remove(ids)
 
     def _settle(self, store: mx.MetadataStore, scope: Scope, plan: Plan, outcome: Outcome) -> None:
         """Find the partitions in which nothing is left to do."""

@@ -57,7 +57,7 @@ def feature_checks(
     """
     if not names:
         return
-    with store.open("r"):
+    with stores.opened(store, "r"):
         if {NO_FAILED, *FORESEEN} & set(names):
             left = plan(store)
             if NO_FAILED in names:

@@ -11,7 +11,7 @@ import dagster as dg
 
 from dagster_metaxy.declare.feature import Feature
 from dagster_metaxy.increment.outcome import Counts, FailedSample, Outcome
-from dagster_metaxy.increment.store import is_system
+from dagster_metaxy.increment.store import is_system, opened
 from dagster_metaxy.report.tables import metadata_table
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ def rows_metadata(
     import metaxy.ext.dagster as mxd
     import narwhals as nw
 
-    with store.open("r"):
+    with opened(store, "r"):
         if not store.has_feature(feature.key, check_fallback=True):
             return {"dagster/row_count": 0}, NEVER_WRITTEN
         rows = store.read(feature.key)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from dagster_metaxy.components._graph import ProjectFeatures
+from dagster_metaxy.increment.store import opened as opened_store
 
 if TYPE_CHECKING:
     import metaxy as mx
@@ -43,7 +44,9 @@ class ProjectStores:
                 asset = self.features.assets.get(key)
                 name = asset.store if asset and asset.store else self.default
                 if name not in opened:
-                    opened[name] = stack.enter_context(project.store(name, run_id).open(mode))
+                    opened[name] = stack.enter_context(
+                        opened_store(project.store(name, run_id), mode)
+                    )
                 return opened[name]
 
             yield store_of
