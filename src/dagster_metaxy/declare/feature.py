@@ -143,6 +143,10 @@ class Feature:
         """The id columns that name what a row was computed from, in one call of the compute."""
         return self.expansion or self.id_columns
 
+    def named(self, ids: Sequence[Any]) -> dict[str, Any]:
+        """The ids of what a row is computed from, by column."""
+        return dict(zip(self.parent_columns, ids, strict=True))
+
     def with_id_types(self, known: Mapping[str, Feature]) -> Feature:
         """This feature with all id columns, and those that name the parent, typed: as declared, else
         as upstream; where that is not known, unchecked; of a root, `str`."""

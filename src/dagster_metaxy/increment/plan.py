@@ -155,7 +155,7 @@ class Plan:
 
     def name(self, ids: Ids) -> str:
         """The name of a sample."""
-        return sample_name(dict(zip(self.feature.parent_columns, ids, strict=True)))
+        return sample_name(self.feature.named(ids))
 
     def rows(self) -> Iterator[tuple[str, str, str]]:
         """Name, reason and detail of each sample that is in it."""
@@ -252,10 +252,9 @@ class Planner:
         return set() if frame is None else set(frame.select(columns).rows())
 
     def _tasks(self, frame: pl.DataFrame, plan: Plan) -> Iterator[Task]:
-        parents = self.feature.parent_columns
         visible = [column for column in frame.columns if not stores.is_system(column)]
         for ids, rows in self._groups(frame):
-            named = dict(zip(parents, ids, strict=True))
+            named = self.feature.named(ids)
             if None in ids:
                 # Metaxy takes a null id, and then finds it neither new nor done.
                 plan.refused.append(FailedSample(named, "NullId", "an id column is null"))
@@ -406,7 +405,7 @@ class Planner:
         stored = self._partition_columns(orphaned | unknown)
 
         def partition(ids: Ids) -> str | None:
-            named = dict(zip(self.feature.parent_columns, ids, strict=True))
+            named = self.feature.named(ids)
             return self.scope.key({**stored.get(ids, {}), **named})
 
         plan.unknown = {ids: partition(ids) for ids in unknown}

@@ -15,8 +15,8 @@ from dagster_metaxy.increment.outcome import RemoteError, UpdateError
 from dagster_metaxy.increment.store import StoreError, is_full_disk
 
 if TYPE_CHECKING:
+    from dagster_metaxy.increment.caller import Caller, Result
     from dagster_metaxy.increment.plan import Task
-    from dagster_metaxy.increment.update import Caller, Result
 
 Record = tuple[int, str]
 """Level and message of a log line."""
@@ -33,8 +33,8 @@ class Remote:
     """
 
     def __init__(self, caller: Caller) -> None:
-        compute, runtime = caller.update.compute, caller.runtime
-        key = caller.update.feature.key
+        compute, runtime = caller.compute, caller.runtime
+        key = caller.feature.key
         try:
             compute.check_sendable()
         except SignatureError as error:
@@ -54,7 +54,7 @@ class Remote:
     def prepare(self) -> None:
         """Make the instance of a class, once per worker."""
         with suppress(Exception):  # it is raised again by every sample, and told there
-            self._caller.update.compute.prepare()
+            self._caller.compute.prepare()
 
     def __call__(self, tasks: Sequence[Task]) -> tuple[list[Result], list[Record]]:
         """What the caller gives, and what was logged meanwhile."""

@@ -3,33 +3,29 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from dagster_metaxy import engines
-from dagster_metaxy.declare.columns import RowShapeError, check_row
+from dagster_metaxy.declare.columns import RowShapeError
 from dagster_metaxy.declare.feature import Feature
 from dagster_metaxy.declare.keys import PartitionError
 from dagster_metaxy.engines import Engine
-from dagster_metaxy.engines.processes import TaskError, WorkerError
+from dagster_metaxy.engines.processes import WorkerError
 from dagster_metaxy.increment import store as stores
-from dagster_metaxy.increment.artifacts import Artifacts, files_in
+from dagster_metaxy.increment.artifacts import Artifacts
+from dagster_metaxy.increment.caller import Caller, Result, Rows, results_of
 from dagster_metaxy.increment.compute import (
     Compute,
-    ComputeContext,
     Runtime,
     SignatureError,
-    moved,
-    rows_by_ids,
 )
-from dagster_metaxy.increment.ledger import Cost, Entry, Ledger
+from dagster_metaxy.increment.ledger import Entry, Ledger
 from dagster_metaxy.increment.outcome import (
-    ArtifactFile,
     FailedSample,
-    Meter,
     Outcome,
     UpdateError,
     sample_name,
@@ -52,26 +48,6 @@ class ComputeError(UpdateError):
 
 class SampleError(UpdateError):
     """A sample failed, in an update that a failed sample stops."""
-
-
-Rows = list[dict[str, Any]]
-
-
-@dataclass(frozen=True)
-class Result:
-    """What calling the compute for a task gave.
-
-    Attributes:
-        rows: The rows, checked; None where it failed.
-        error: What went wrong.
-        cost: What it took.
-        files: The artifacts.
-    """
-
-    rows: Rows | None = None
-    error: Exception | None = None
-    cost: Cost = field(default_factory=Cost)
-    files: Sequence[ArtifactFile] = ()
 
 
 @dataclass
@@ -240,7 +216,7 @@ class Update:
             if plan.tasks:
                 reasons = ", ".join(f"{count} {why}" for why, count in plan.counts.items())
                 runtime.log.info(f"{self.feature.key}: {reasons}{plan.expectation}")
-                caller = Caller(self, artifacts, runtime, plan.schema)
+                caller = Caller(self.feature, self.compute, artifacts, runtime, plan.schema)
                 undone = self._compute(store, ledger, plan.tasks, caller, artifacts, outcome)
             elif not store.has_feature(self.feature.key):
                 outcome.notes.extend(self._unseen(store))
@@ -294,7 +270,7 @@ class Update:
                             # Which of them it was, only trying each can tell.
                             alone += [[task] for task in unit]
                             continue
-                        for task, result in zip(unit, _results_of(answer, log), strict=True):
+                        for task, result in zip(unit, results_of(answer, log), strict=True):
                             progress.count(failed=result.rows is None)
                             undone += self._keep(task, result, chunk, outcome, log)
                         if chunk.entries and self._is_full(chunk):
@@ -363,7 +339,7 @@ class Update:
         chunk.tasks.append(task)
         chunk.rows.extend(result.rows)
         chunk.entries.append(self._entry(task, result, None))
-        outcome.cost(self.name(task), result.cost)
+        outcome.cost(self.feature.named(task.ids), result.cost)
         outcome.wrote(result.files)
         return []
 
@@ -376,16 +352,16 @@ class Update:
             UpdateError: The error is no matter of one sample.
         """
         if isinstance(error, RowShapeError | SignatureError):
-            named = sample_name(self.name(task))
+            named = sample_name(self.feature.named(task.ids))
             raise ComputeError(f"{self.feature.key}, sample {named}: {error}") from error
         if isinstance(error, UpdateError):
             raise error
         if stores.is_full_disk(error):  # of which the sample is innocent
-            named = sample_name(self.name(task))
+            named = sample_name(self.feature.named(task.ids))
             raise StoreError(f"{self.feature.key}, sample {named}: {error}") from error
         assert error is not None
         before = task.failure.attempts if task.failure else 0
-        failure = replace(FailedSample.of(self.name(task), error), attempts=before + 1)
+        failure = replace(FailedSample.of(self.feature.named(task.ids), error), attempts=before + 1)
         # Where it was raised is the same for most: once is enough.
         shown = error if outcome.is_first(failure) else None
         outcome.fail(failure, task.partition)
@@ -403,10 +379,6 @@ class Update:
             result.cost,
             result.files,
         )
-
-    def name(self, task: Task) -> dict[str, Any]:
-        """The ids of a task, by column."""
-        return dict(zip(self.feature.parent_columns, task.ids, strict=True))
 
     def _write(
         self,
@@ -506,129 +478,3 @@ class Update:
                 if set(scope.columns) <= set(samples.columns):
                     return samples
         return stores.read(store, self.feature.key)
-
-
-def _results_of(answer: Any, log: Any) -> list[Result]:
-    """The results in a worker's answer; what was logged in another process is logged here."""
-    if isinstance(answer, Exception):
-        seconds = answer.seconds if isinstance(answer, TaskError) else 0.0
-        return [Result(error=answer, cost=Cost(seconds))]
-    if isinstance(answer, tuple):
-        answer, records = answer
-        for level, message in records:
-            log.log(level, message)
-    return answer
-
-
-@dataclass(frozen=True)
-class Caller:
-    """Calls the compute of an update for one task, or for a batch of them, in a worker."""
-
-    update: Update
-    artifacts: Artifacts
-    runtime: Runtime
-    schema: Mapping[str, pl.DataType]
-
-    def __call__(self, tasks: Sequence[Task]) -> list[Result]:
-        """The rows of each task, or what went wrong with it."""
-        if not self.update.compute.is_batch:
-            return [self._one(task) for task in tasks]
-        meter = Meter()
-        try:
-            rows = self._batch(tasks)
-        except Exception as error:
-            if len(tasks) == 1:
-                return [Result(error=error, cost=meter.cost())]
-            # Which of them it was, only trying each can tell.
-            return [result for task in tasks for result in self([task])]
-        cost = meter.cost(len(tasks))
-        return [
-            Result(error=r, cost=cost) if isinstance(r, Exception) else Result(r, cost=cost)
-            for r in rows
-        ]
-
-    def _one(self, task: Task) -> Result:
-        meter = Meter()
-        try:
-            rows, folder = self._computed(task)
-            files = files_in(folder) if folder is not None else ()
-            return Result(rows, cost=meter.cost(files=files), files=files)
-        except Exception as error:
-            return Result(error=error, cost=meter.cost())
-
-    def _computed(self, task: Task) -> tuple[Rows, Path | None]:
-        """The rows of a task, and where its artifacts lie."""
-        feature = self.update.feature
-        context = ComputeContext(self.runtime, self.artifacts.unfinished)
-        argument = task.samples if feature.aggregates else task.samples[0]
-        returned = self.update.compute(argument, self.runtime, context)
-        if feature.expansion:
-            if isinstance(returned, Mapping) or not isinstance(returned, Iterable):
-                raise RowShapeError(
-                    f"the compute returned {type(returned).__name__}, not an iterable of mappings"
-                )
-            returned = list(returned)
-        else:
-            returned = [returned]
-        rows = self._checked(task, returned)
-        published = None
-        if (unfinished := context.used_folder) is not None and rows:
-            published = self.artifacts.publish(unfinished, task.ids, task.provenance)
-            rows = [
-                {name: moved(value, unfinished, published) for name, value in row.items()}
-                for row in rows
-            ]
-        return rows, published
-
-    def _batch(self, tasks: Sequence[Task]) -> list[Rows | Exception]:
-        import polars as pl
-
-        feature = self.update.feature
-        samples = [sample for task in tasks for sample in task.samples]
-        returned = self.update.compute(
-            pl.DataFrame(samples, schema=self.schema, orient="row"), self.runtime, None
-        )
-        by_ids = rows_by_ids(returned, feature.parent_columns, [task.ids for task in tasks])
-        results: list[Rows | Exception] = []
-        for task in tasks:
-            rows = by_ids[task.ids]
-            try:
-                if not feature.expansion and len(rows) != 1:
-                    raise ValueError(f"the compute returned {len(rows)} rows for this sample")
-                results.append(self._checked(task, rows))
-            except Exception as error:
-                results.append(error)
-        return results
-
-    def _checked(self, task: Task, returned: Sequence[Any]) -> Rows:
-        feature = self.update.feature
-        ids = self.update.name(task)
-        given = {**task.told_by, **ids}
-        given = check_row({name: feature.columns[name] for name in given}, given)
-        rows = []
-        for row in returned:
-            checked = check_row(
-                feature.columns, {**given, **row} if isinstance(row, Mapping) else row
-            )
-            if differing := [c for c in given if checked[c] != given[c]]:
-                name = differing[0]
-                raise RowShapeError(
-                    f"the compute returned {checked[name]!r} as {name!r}, which names another "
-                    + ("sample" if name in ids else f"partition than the sample's, {given[name]!r}")
-                )
-            checked[stores.PROVENANCE] = task.provenance
-            checked[stores.PROVENANCE_BY_FIELD] = task.provenance_by_field
-            rows.append(checked)
-        if feature.expansion:
-            self._check_children(rows)
-        return rows
-
-    def _check_children(self, rows: Rows) -> None:
-        columns = self.update.feature.id_columns
-        seen = set()
-        for row in rows:
-            ids = tuple(row[c] for c in columns)
-            if ids in seen:
-                named = sample_name(dict(zip(columns, ids, strict=True)))
-                raise ValueError(f"the compute returned two rows for {named}")
-            seen.add(ids)

@@ -109,7 +109,7 @@ def _result(
         verb = "sample is" if count == 1 else "samples are"
         # Said every time, since a run of some partitions reports it, too.
         sentences.insert(0, f"of the whole feature, {count} {verb} {what}: {shown}")
-        metadata["first samples"] = metadata_table([{"sample": s} for s in samples], ["sample"])
+        metadata["first samples"] = metadata_table([[s] for s in samples], ["sample"])
     return dg.AssetCheckResult(
         asset_key=asset_key,
         check_name=name,

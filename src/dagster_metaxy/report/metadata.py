@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
+from itertools import islice
 from operator import and_, or_
 from typing import TYPE_CHECKING, Any
 
@@ -39,22 +40,22 @@ def count_metadata(counts: Counts) -> dict[str, Any]:
 
 def failed_table(failed: Sequence[FailedSample]) -> dg.TableMetadataValue:
     """The failed samples with their errors, the first hundred of them."""
-    names = ["sample", "error", "message", "where", "attempts", "last"]
-    if any(f.partition for f in failed):
-        names.append("partition")
+    columns = ["sample", "error", "message", "where", "attempts", "last"]
     rows = [
-        (
+        [
             f.name,
             f.error,
             f.message,
             f.where,
             f.attempts,
             f"{f.since:%Y-%m-%d %H:%M} UTC" if f.since else "now",
-            f.partition or "",
-        )
+        ]
         for f in failed[:FAILED_SHOWN]
     ]
-    return metadata_table([dict(zip(names, row, strict=False)) for row in rows], names)
+    if any(f.partition for f in failed):
+        columns.append("partition")
+        rows = [[*row, f.partition or ""] for row, f in zip(rows, failed, strict=False)]
+    return metadata_table(rows, columns)
 
 
 def outcome_metadata(outcome: Outcome) -> dict[str, Any]:
@@ -68,40 +69,22 @@ def outcome_metadata(outcome: Outcome) -> dict[str, Any]:
         metadata["failed samples"] = failed_table(outcome.failed)
     if outcome.quarantined:
         metadata["quarantined samples"] = failed_table(outcome.quarantined)
-    if outcome.plan is not None and (reasons := list(outcome.plan.rows())):
-        columns = ("sample", "why", "detail")
-        shown: list[Any] = [dict(zip(columns, row, strict=True)) for row in reasons[:REASONS_SHOWN]]
-        metadata["why"] = metadata_table(shown, columns)
+    if outcome.plan is not None and (reasons := list(islice(outcome.plan.rows(), REASONS_SHOWN))):
+        metadata["why"] = metadata_table(reasons, ("sample", "why", "detail"))
     if outcome.costs.dearest:
         total = outcome.costs.total
         metadata["compute seconds"] = round(total.seconds, 3)
         metadata["compute CPU seconds"] = round(total.cpu_seconds, 3)
         metadata["artifact bytes"] = total.bytes_written
         if outcome.artifacts:
-            columns = ("content type", "files", "bytes")
             written = [(kind, *sizes) for kind, sizes in sorted(outcome.artifacts.items())]
-            records: list[Any] = [dict(zip(columns, row, strict=True)) for row in written]
-            metadata["artifacts"] = metadata_table(records, columns)
-        metadata["dearest samples"] = dg.MetadataValue.table(
-            records=[
-                dg.TableRecord(
-                    {
-                        "sample": name,
-                        "seconds": round(cost.seconds, 3),
-                        "CPU seconds": round(cost.cpu_seconds, 3),
-                        "bytes": cost.bytes_written,
-                    }
-                )
+            metadata["artifacts"] = metadata_table(written, ("content type", "files", "bytes"))
+        metadata["dearest samples"] = metadata_table(
+            [
+                (name, round(cost.seconds, 3), round(cost.cpu_seconds, 3), cost.bytes_written)
                 for name, cost in outcome.costs.dearest
             ],
-            schema=dg.TableSchema(
-                [
-                    dg.TableColumn("sample"),
-                    dg.TableColumn("seconds", "float"),
-                    dg.TableColumn("CPU seconds", "float"),
-                    dg.TableColumn("bytes", "int"),
-                ]
-            ),
+            ("sample", "seconds", "CPU seconds", "bytes"),
         )
     if outcome.notes:
         metadata["notes"] = dg.MetadataValue.md("\n".join(f"- {note}" for note in outcome.notes))

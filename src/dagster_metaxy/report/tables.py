@@ -1,29 +1,33 @@
-"""Records as Dagster's tables, and as text for logs."""
+"""Rows as Dagster's tables, and as text for logs."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import dagster as dg
 
+_TYPES = {int: "int", float: "float"}
 
-def metadata_table(
-    records: Sequence[Mapping[str, Any]], columns: Sequence[str]
-) -> dg.TableMetadataValue:
-    """Records as a table of Dagster's UI; what is no number is shown as text."""
+
+def metadata_table(rows: Sequence[Sequence[Any]], columns: Sequence[str]) -> dg.TableMetadataValue:
+    """Rows as a table of Dagster's UI; what is no number is shown as text."""
+    shown = [[v if isinstance(v, int | float) else str(v) for v in row] for row in rows]
+    kinds = [{type(row[i]) for row in shown} for i in range(len(columns))]
     return dg.MetadataValue.table(
-        records=[
-            dg.TableRecord({c: r[c] if isinstance(r[c], int) else str(r[c]) for c in columns})
-            for r in records
-        ],
-        schema=dg.TableSchema([dg.TableColumn(column) for column in columns]),
+        records=[dg.TableRecord(dict(zip(columns, row, strict=True))) for row in shown],
+        schema=dg.TableSchema(
+            [
+                dg.TableColumn(column, _TYPES.get(next(iter(kind), str), "string"))
+                for column, kind in zip(columns, kinds, strict=True)
+            ]
+        ),
     )
 
 
-def text_table(records: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
-    """Records as lines of text, aligned, below their columns' names."""
-    lines = [list(columns), *([str(r[c]) for c in columns] for r in records)]
+def text_table(rows: Sequence[Sequence[Any]], columns: Sequence[str]) -> str:
+    """Rows as lines of text, aligned, below their columns' names."""
+    lines = [list(columns), *([str(value) for value in row] for row in rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()

@@ -194,9 +194,9 @@ def _of_no_feature(computed: Mapping[str, Update]) -> Iterator[str]:
             yield f"of no computed feature of this project, and left alone: {some}"
 
 
-def _record(key: str, found: Collection) -> Mapping[str, Any]:
+def _record(key: str, found: Collection) -> Sequence[Any]:
     garbage = found.garbage
-    values = (
+    return (
         key,
         len(garbage),
         sum(one.files for one in garbage),
@@ -204,4 +204,3 @@ def _record(key: str, found: Collection) -> Mapping[str, Any]:
         "; ".join(str(one.folder) for one in garbage[:_NAMED])
         + (f" and {len(garbage) - _NAMED} more" if len(garbage) > _NAMED else ""),
     )
-    return dict(zip(_COLUMNS, values, strict=True))

@@ -1,6 +1,6 @@
 """The job that deletes samples, and all that was computed from them."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
 from typing import Any
 
@@ -119,10 +119,10 @@ def _plan(
     return plan_deletion(store_of, config.feature, config.filter, folders, external)
 
 
-def _record(deletion: Deletion) -> Mapping[str, Any]:
+def _record(deletion: Deletion) -> Sequence[Any]:
     artifacts = [str(path) for path in (*deletion.folders, *deletion.files)]
     more = f" and {len(artifacts) - _NAMED} more" if len(artifacts) > _NAMED else ""
-    values = (
+    return (
         deletion.key,
         len(deletion.samples),
         deletion.older,
@@ -130,7 +130,6 @@ def _record(deletion: Deletion) -> Mapping[str, Any]:
         "; ".join(artifacts[:_NAMED]) + more,
         "; ".join(deletion.names(_NAMED)) + ("; ..." if len(deletion.samples) > _NAMED else ""),
     )
-    return dict(zip(_COLUMNS, values, strict=True))
 
 
 def _notes(

@@ -1,6 +1,6 @@
 """The job that says what a run would do, and why."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -60,10 +60,7 @@ def plan_job(prefix: str, stores: ProjectStores) -> dg.JobDefinition:
                 except UpdateError as error:
                     found = Plan(asset.feature, notes=[str(error)])
                 planned[key] = found
-                rows: list[Any] = [
-                    dict(zip(_COLUMNS, row, strict=True)) for row in islice(found.rows(), _SHOWN)
-                ]
-                if rows:
+                if rows := list(islice(found.rows(), _SHOWN)):
                     tables[key] = metadata_table(rows, _COLUMNS)
                     context.log.info(f"{key}:\n{text_table(rows, _COLUMNS)}")
         if not planned:
@@ -107,7 +104,7 @@ def _selected(stores: ProjectStores, selection: str) -> set[dg.AssetKey]:
         ) from None
 
 
-def _total(plan: Plan, planned: Mapping[str, Plan]) -> dict[str, Any]:
+def _total(plan: Plan, planned: Mapping[str, Plan]) -> Sequence[Any]:
     counts = plan.counts
     reasons = ", ".join(f"{count} {why}" for why, count in counts.items())
     seconds = "" if plan.seconds is None or not plan.tasks else f"{plan.seconds:.1f}"
@@ -115,7 +112,7 @@ def _total(plan: Plan, planned: Mapping[str, Plan]) -> dict[str, Any]:
     if before := [k for k in plan.feature.upstream if k in planned and planned[k].acts]:
         notes.append(f"more may come: {', '.join(before)} has samples to do first")
     artifacts = len(plan.artifacts)
-    values = (
+    return (
         plan.feature.key,
         sum(counts.values()),
         reasons,
@@ -123,4 +120,3 @@ def _total(plan: Plan, planned: Mapping[str, Plan]) -> dict[str, Any]:
         f"{artifacts} folder{'' if artifacts == 1 else 's'}" if artifacts else "",
         "; ".join(notes),
     )
-    return dict(zip(_TOTALS, values, strict=True))

@@ -30,7 +30,7 @@ def quarantine_asset(prefix: str, stores: ProjectStores) -> dg.AssetsDefinition:
     )
     # Without an annotation: Dagster reads those of contexts as objects, not as text.
     def quarantine(context) -> dg.MaterializeResult:
-        totals: list[dict[str, Any]] = []
+        totals: list[tuple[str, int, str, str]] = []
         tables: dict[str, Any] = {}
         with stores.open("r", context.run.run_id) as store_of:
             for asset in assets:
@@ -38,15 +38,15 @@ def quarantine_asset(prefix: str, stores: ProjectStores) -> dg.AssetsDefinition:
                 try:
                     failed = asset.runner.plan(store_of(key), asset.scope(None)).failed
                 except UpdateError as error:
-                    totals.append(dict(zip(_TOTALS, (key, 0, "", str(error)), strict=True)))
+                    totals.append((key, 0, "", str(error)))
                     continue
                 first = failed[0].reason if failed else ""
-                totals.append(dict(zip(_TOTALS, (key, len(failed), first, ""), strict=True)))
+                totals.append((key, len(failed), first, ""))
                 if failed:
                     tables[key] = failed_table(failed)
         return dg.MaterializeResult(
             metadata={
-                "samples": sum(total["samples"] for total in totals),
+                "samples": sum(count for _, count, _, _ in totals),
                 "features": metadata_table(totals, _TOTALS),
                 **tables,
             }

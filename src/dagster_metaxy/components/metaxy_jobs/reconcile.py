@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -50,7 +50,7 @@ def reconcile_job(prefix: str, stores: ProjectStores) -> dg.JobDefinition:
     )
     # Without an annotation: Dagster reads those of contexts as objects, not as text.
     def observe(context) -> Iterator[Any]:
-        records: list[Mapping[str, Any]] = []
+        records: list[Sequence[Any]] = []
         with stores.open("r", context.run.run_id) as store_of:
             targets = _targets(stores, repository_assets(context))
             for target in targets:
@@ -103,16 +103,16 @@ def _rows(store: mx.MetadataStore, key: str, part: Mapping[str, Any]) -> tuple[i
     return count_and_version(rows)
 
 
-def _record(key: str, store: mx.MetadataStore, reported: str) -> Mapping[str, Any]:
+def _record(key: str, store: mx.MetadataStore, reported: str) -> Sequence[Any]:
     rows, version = _rows(store, key, {}) or (0, "never written")
-    return dict(zip(_COLUMNS, (key, rows, version, reported), strict=True))
+    return (key, rows, version, reported)
 
 
 def _reconciled(
     context: dg.OpExecutionContext,
     store: mx.MetadataStore,
     target: _Target,
-    records: list[Mapping[str, Any]],
+    records: list[Sequence[Any]],
 ) -> Iterator[Any]:
     """Observe an asset, and report what Dagster does not know of it."""
     found = _rows(store, target.feature, target.slice)
@@ -120,7 +120,7 @@ def _reconciled(
     if target.key.path != target.feature.split("/"):
         name = f"{target.feature} (asset {target.key.to_user_string()})"
     if found is None:
-        records.append(dict(zip(_COLUMNS, (name, 0, "never written", ""), strict=True)))
+        records.append((name, 0, "never written", ""))
         return
     rows, version = found
     metadata = {"dagster/row_count": rows}
@@ -128,7 +128,7 @@ def _reconciled(
     yield dg.AssetObservation(target.key, metadata=metadata, tags=tags)
     reported = []
     if target.asset is not None and target.asset.is_external:
-        records.append(dict(zip(_COLUMNS, (name, rows, version, ""), strict=True)))
+        records.append((name, rows, version, ""))
         return
     if target.asset is not None and target.asset.key == target.key:
         partitions: list[str | None] = []
@@ -147,8 +147,7 @@ def _reconciled(
         # Last, also where there are partitions: the next run of this job looks at the latest.
         yield dg.AssetMaterialization(target.key, metadata=metadata, tags=tags)
         reported.insert(0, "materialized")
-    values = (name, rows, version, "; ".join(reported))
-    records.append(dict(zip(_COLUMNS, values, strict=True)))
+    records.append((name, rows, version, "; ".join(reported)))
 
 
 def _differs(known: dg.AssetMaterialization | None, rows: int, version: str) -> bool:
