@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import polars as pl
-from pipeline import COMPUTED, Pipeline, pipeline
+from pipeline import COMPUTED, Pipeline, docs_at, pipeline
 
 from dagster_metaxy.increment import store as stores
 from dagster_metaxy.increment.deletion import delete, plan_deletion
@@ -24,17 +25,26 @@ from dagster_metaxy.increment.outcome import UpdateError
 
 
 def write_first(made: Pipeline, name: str) -> None:
-    """Write to four tables that are not there yet, and delete softly from one."""
+    """Write to tables that are not there yet, and delete softly from one."""
+    features = made.new_features()
+    slot = time.time() // 1 + 2
     with stores.opened(made.store, "w") as store:
-        ledgers = [Ledger(store, made.features[key]) for key in COMPUTED]
+        for feature in features:
+            row = {"doc": name, stores.PROVENANCE_BY_FIELD: {"default": "1"}}
+            time.sleep(max(0.0, slot - time.time()))
+            # All processes at once: the time in which they may collide is short.
+            slot += 0.25
+            stores.append(store, feature.key, pl.DataFrame([row]))
+        for ledger in [Ledger(store, made.features[key]) for key in COMPUTED]:
+            time.sleep(max(0.0, slot - time.time()))
+            slot += 0.25
+            ledger.write([Entry((name,), "1", 1)])
         for n in range(3):
-            doc = f"{name}-{n}"
-            row = {"doc": doc, "text": "", "count": 1, stores.PROVENANCE_BY_FIELD: {"text": "1"}}
+            row = {"doc": f"{name}-{n}", "text": "", "count": 1}
+            row[stores.PROVENANCE_BY_FIELD] = {"text": "1"}
             stores.append(store, "t/docs", pl.DataFrame([row]))
-            for ledger in ledgers:
-                ledger.write([Entry((doc,), "1", 1)])
             if n == 1:
-                stores.delete(store, "t/docs", ["doc"], [(doc,)])
+                stores.delete(store, "t/docs", ["doc"], [(row["doc"],)])
 
 
 def delete_docs(made: Pipeline, condition: str) -> None:
@@ -60,6 +70,9 @@ DEEDS: dict[str, Callable[[Pipeline, str], object]] = {
 def main(folder: str, kind: str, what: str, argument: str = "", delay: str = "0") -> None:
     """Do it when told to."""
     warnings.simplefilter("ignore")
+    if what == "write":  # what takes long the first time, and differs from process to process
+        with tempfile.TemporaryDirectory() as other, pipeline(Path(other), kind) as warm:
+            warm.put(docs_at(0))
     with pipeline(Path(folder), kind) as made:
         sys.stdout.write("ready\n")
         sys.stdout.flush()

@@ -3,11 +3,6 @@ believe it to be."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import textwrap
-from pathlib import Path
-
 import dagster as dg
 import deltalake
 import metaxy as mx
@@ -65,51 +60,6 @@ def test_small_appends_are_compacted(world: World) -> None:
         stores.compact(store, "t/docs")
         assert len(deltalake.DeltaTable(uri).file_uris()) < 5
         assert len(store.read("t/docs").collect()) == stores.SMALL_FILES + 5
-
-
-RACE = """
-    import sys
-    sys.path.insert(0, {tests!r})
-    from pathlib import Path
-    import metaxy as mx, polars as pl
-    from dagster_metaxy.increment import store as stores
-    from worlds import World
-
-    with mx.FeatureGraph().use():
-        world = World(Path({root!r}))
-        print("ready", flush=True)
-        sys.stdin.readline()
-        with world.store.open("w") as store:
-            for n in range(10):
-                stores.append(store, "t/docs", pl.DataFrame({{
-                    "doc": [sys.argv[1] + str(n)], "pages": [n],
-                    "metaxy_provenance_by_field": [{{"text": "1", "title": "1"}}]}}))
-    """
-
-
-def test_several_processes_write_a_new_table_at_once(world: World) -> None:
-    script = world.root / "race.py"
-    script.write_text(
-        textwrap.dedent(RACE).format(tests=str(Path(__file__).parents[1]), root=str(world.root))
-    )
-    writers = [
-        subprocess.Popen(
-            [sys.executable, str(script), f"w{n}-"],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )
-        for n in range(4)
-    ]  # fmt: skip
-    for writer in writers:
-        assert writer.stdout is not None
-        assert writer.stdout.readline() == "ready\n"
-    for writer in writers:
-        assert writer.stdin is not None
-        writer.stdin.write("go\n")
-        writer.stdin.flush()
-    for writer in writers:
-        _, errors = writer.communicate(timeout=60)
-        assert writer.returncode == 0, errors
-    assert len(world.rows("t/docs")) == 40
 
 
 def test_deleting_by_ids_of_several_columns(world: World) -> None:

@@ -1,7 +1,7 @@
 """Reading and writing features so that nothing is lost or doubled.
 
-The traps that this module closes are Metaxy 0.1.11's and delta-rs's; each has a test in
-`tests/increment/test_store.py`.
+The traps that this module closes are those of Metaxy 0.1.11, delta-rs and LanceDB; each has a test
+in `tests/increment/test_store.py`, or in `tests/faults` where it takes several processes.
 """
 
 from __future__ import annotations
