@@ -29,6 +29,10 @@ def test_the_registry_brings_in_dagster_pydantic_and_the_standard_library_only()
     assert not beyond_dagster & HEAVY
 
 
+def test_worker_processes_load_no_dagster() -> None:
+    assert not _imported_by("dagster_metaxy.increment.update") & {"dagster", *HEAVY}
+
+
 def test_importing_the_package_imports_nothing_of_it() -> None:
     assert _imported_by("dagster_metaxy") <= {"dagster_metaxy", *sys.stdlib_module_names} | {
         name for name in _imported_by("sys") if name not in HEAVY

@@ -72,6 +72,12 @@ def edit(project: Project, old: str, new: str, file: str = "own/defs.yaml") -> N
         ("[clips/videos]", "clips/videos", "5:9", "deps: must be a valid list (got 'clips/videos')"),
         (ADD, f"  orphans: harsh\n{ADD}", "9:12", "orphans: must be 'soft' or 'hard' (got 'harsh')"),
         (ADD, f"  workers: 0\n{ADD}", "9:12", "workers: must be 1 or more"),
+        (ADD, f"  engine: procs\n{ADD}", "9:11", "engine: must be 'threads' or 'processes' (got 'procs')"),
+        (ADD, f"  time_limit: 0\n{ADD}", "9:15", "time_limit: must be more than 0"),
+        (ADD, f"  chunk_seconds: -1\n{ADD}", "9:18", "chunk_seconds: must be more than 0"),
+        (ADD, f"  chunk_samples: 0\n{ADD}", "9:18", "chunk_samples: must be 1 or more"),
+        (ADD, f"  engine: threads\n  time_limit: 60\n{ADD}", "10:15", "a time_limit needs `engine: processes`, since a thread cannot be ended: remove engine, or time_limit"),
+        ("  deps: [clips/videos]\n", "  version_columns: x\n  time_limit: 60\n", "6:15", "the compute of a root feature, which lists all samples, is called in the run's own process: remove time_limit"),
         ("x: int", "x: {type: flaot}", "8:15", f"columns.x.type: unknown column type 'flaot'; use one of {ROW_TYPES}"),
         (ADD, f"  partitions_def: {{type: dialy}}\n{ADD}", "9:26", "partitions_def.type: must be one of 'hourly', 'daily', 'weekly', 'monthly', 'time_window', 'static', 'dynamic', 'multi' (got 'dialy')"),
         (ADD, f"  partitions_def:\n    type: daily\n{ADD}", "9:3", "partitions_def: 'start_date' is missing"),
@@ -139,6 +145,14 @@ def test_a_compute_that_does_not_fit(
     if deps:
         edit(own, "[clips/videos]", deps)
     assert told(own)[0] == f"defs/own/defs.yaml:9:12: {sentence}"
+
+
+def test_a_compute_that_no_process_can_import(own: Project) -> None:
+    edit(own, ADD, f"  time_limit: 60\n{ADD}")
+    own.write("own/compute.py", "own = lambda sample: {'x': 1}\n")
+    first, *_ = told(own)
+    assert first.startswith("defs/own/defs.yaml:10:12: <lambda> cannot be sent to a process (")
+    assert first.endswith("at the top level of a module, or use `engine: threads`")
 
 
 def test_an_expansion_that_returns_one_row(own: Project) -> None:

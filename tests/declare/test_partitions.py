@@ -6,8 +6,8 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from dagster_metaxy.declare.keys import PartitionError
 from dagster_metaxy.declare.partitions import (
-    PartitionError,
     Partitioning,
     VideosDaily,
     VideosStatic,

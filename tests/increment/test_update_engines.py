@@ -6,7 +6,6 @@ import contextvars
 import logging
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -73,9 +72,6 @@ def test_hangs_and_crashes_fail_their_samples_alone(world: World) -> None:
     where = {failed.sample["doc"]: failed.where for failed in outcome.failed}
     assert where["raises"].startswith(f"{__file__}:")
     assert {where[doc] for doc in ("dies", "exits", "hangs")} == {""}
-    slowest, cost = outcome.costs.dearest[0] if outcome.costs.dearest else ("", None)
-    assert slowest
-    assert cost is not None
 
 
 def faulty_batch(samples: pl.DataFrame) -> pl.DataFrame:
@@ -86,14 +82,11 @@ def faulty_batch(samples: pl.DataFrame) -> pl.DataFrame:
 
 def test_of_a_batch_that_hangs_or_dies_the_others_are_computed(world: World) -> None:
     put(world, *FAILED, *"abcdef")
-    for size in (3, 100):
-        key = world.words()
-        update = updating(
-            world, key, faulty_batch, engine="processes", batch_size=size, time_limit=2, workers=2
-        )
-        again = replace(RUNTIME, selection=Selection(retry_quarantined=True))
-        assert failures(run(world, update, again)) == FAILED
-        assert {row["doc"] for row in world.rows("t/words")} == set("abcdef")
+    update = updating(
+        world, world.words(), faulty_batch, engine="processes", batch_size=4, time_limit=2
+    )
+    assert failures(run(world, update)) == FAILED
+    assert {row["doc"] for row in world.rows("t/words")} == set("abcdef")
 
 
 def leaving_files(sample: Sample, context: ComputeContext) -> Iterator[dict[str, Any]]:
@@ -276,22 +269,18 @@ def test_progress_is_told_while_one_sample_takes_long(
     assert "t/words: 1 of 2 samples done" in caplog.text
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="signals")
-def test_interrupted_what_was_computed_is_kept(world: World, tmp_path: Path) -> None:
+def test_interrupted_what_was_computed_is_kept(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     put(world, "a", "b")
     waiting = Waiting(tmp_path / "never")
     update = updating(world, world.words(), waiting, engine="processes", chunk_seconds=1e9)
-    calls = 0
 
     def interrupt(counts: Mapping[str, Any]) -> None:
-        nonlocal calls
-        calls += counts["done"]
         if counts["done"]:
             raise KeyboardInterrupt
 
-    runtime = replace(RUNTIME, tell=interrupt)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(progress, "_SECONDS", 0.01)
-        with pytest.raises(KeyboardInterrupt):
-            run(world, update, runtime)
+    monkeypatch.setattr(progress, "_SECONDS", 0.01)
+    with pytest.raises(KeyboardInterrupt):
+        run(world, update, replace(RUNTIME, tell=interrupt))
     assert [row["doc"] for row in world.rows("t/words")] == ["a"]

@@ -452,13 +452,17 @@ class FeatureAsset:
     ) -> Callable[[Mapping[str, Any]], None]:
         """Shows how far a run is, while it is under way, as observations of the asset."""
         last = float("-inf")
+        run = {"run": dg.MetadataValue.dagster_run(context.run.run_id)}
 
         def observe(progress: Mapping[str, Any]) -> None:
             nonlocal last
             now = time.monotonic()
             if now - last >= _OBSERVED_SECONDS:
                 last = now
-                context.log_event(dg.AssetObservation(self.key, metadata=progress))
+                # What a context logs, Dagster keeps back until the step yields, which is at its end.
+                context.instance.report_runless_asset_event(
+                    dg.AssetObservation(self.key, metadata={**progress, **run})
+                )
 
         return observe
 

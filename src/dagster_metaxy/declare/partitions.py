@@ -14,6 +14,7 @@ import dagster as dg
 from pydantic import BaseModel, ConfigDict, Field, InstanceOf
 from pydantic.json_schema import SkipJsonSchema
 
+from dagster_metaxy.declare.keys import PartitionError, PatternError
 from dagster_metaxy.declare.schema import TEMPLATE, one_of, tagged, text_or
 
 FIRST_FOLDER = r"^([^/]+)/"
@@ -275,14 +276,6 @@ def refusal(
         why = str(error.__cause__ or error).removeprefix("Failure condition: ")
         return why.split(". ")[0].rstrip(".")
     return None
-
-
-class PartitionError(Exception):
-    """A sample that belongs to no partition."""
-
-
-class PatternError(PartitionError):
-    """A path in which the pattern of the partitions finds no key."""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ from collections.abc import Iterable
 import dagster as dg
 
 from dagster_metaxy.declare._dagster import failed_steps
-from dagster_metaxy.declare.partitions import PartitionError, Partitioning
+from dagster_metaxy.declare.keys import PartitionError
+from dagster_metaxy.declare.partitions import Partitioning
 from dagster_metaxy.declare.project import MetaxyProject
 from dagster_metaxy.discovery.files import SourceError
 from dagster_metaxy.discovery.videos import Comparison, Videos, compare

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from dagster_metaxy import engines
 from dagster_metaxy.declare.columns import Column
 from dagster_metaxy.declare.feature import Feature
-from dagster_metaxy.declare.partitions import PartitionError, Partitioning, PatternError
+from dagster_metaxy.declare.keys import PartitionError, PatternError
+from dagster_metaxy.declare.partitions import Partitioning
 from dagster_metaxy.discovery.files import File, Listing, SourceError, list_files, unique_ids
 from dagster_metaxy.engines import Engine
 from dagster_metaxy.engines.processes import WorkerError

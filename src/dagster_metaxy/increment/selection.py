@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dagster_metaxy.declare.partitions import PartitionError
+from dagster_metaxy.declare.keys import PartitionError
 
 Ids = tuple[Any, ...]
 Sample = Mapping[str, Any]

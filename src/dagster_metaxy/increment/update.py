@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from dagster_metaxy import engines
 from dagster_metaxy.declare.columns import RowShapeError, check_row
 from dagster_metaxy.declare.feature import Feature
-from dagster_metaxy.declare.partitions import PartitionError
+from dagster_metaxy.declare.keys import PartitionError
 from dagster_metaxy.engines import Engine
 from dagster_metaxy.engines.processes import TaskError, WorkerError
 from dagster_metaxy.increment import store as stores
