@@ -22,7 +22,7 @@ from worlds import update as updating
 from dagster_metaxy.increment import progress
 from dagster_metaxy.increment.compute import ComputeContext, Runtime
 from dagster_metaxy.increment.outcome import Counts, Outcome, UpdateError
-from dagster_metaxy.increment.selection import Scope, Selection
+from dagster_metaxy.increment.selection import Scope
 from dagster_metaxy.increment.update import ComputeError, Update
 
 Sample = Mapping[str, Any]
