@@ -77,7 +77,6 @@ def edit(project: Project, old: str, new: str, file: str = "own/defs.yaml") -> N
         (ADD, f"  chunk_seconds: -1\n{ADD}", "9:18", "chunk_seconds: must be more than 0"),
         (ADD, f"  chunk_samples: 0\n{ADD}", "9:18", "chunk_samples: must be 1 or more"),
         (ADD, f"  engine: threads\n  time_limit: 60\n{ADD}", "10:15", "a time_limit needs `engine: processes`, since a thread cannot be ended: remove engine, or time_limit"),
-        ("  deps: [clips/videos]\n", "  version_columns: x\n  time_limit: 60\n", "6:15", "the compute of a root feature, which lists all samples, is called in the run's own process: remove time_limit"),
         ("x: int", "x: {type: flaot}", "8:15", f"columns.x.type: unknown column type 'flaot'; use one of {ROW_TYPES}"),
         (ADD, f"  partitions_def: {{type: dialy}}\n{ADD}", "9:26", "partitions_def.type: must be one of 'hourly', 'daily', 'weekly', 'monthly', 'time_window', 'static', 'dynamic', 'multi' (got 'dialy')"),
         (ADD, f"  partitions_def:\n    type: daily\n{ADD}", "9:3", "partitions_def: 'start_date' is missing"),
@@ -145,6 +144,15 @@ def test_a_compute_that_does_not_fit(
     if deps:
         edit(own, "[clips/videos]", deps)
     assert told(own)[0] == f"defs/own/defs.yaml:9:12: {sentence}"
+
+
+def test_a_limit_of_a_root_feature(own: Project) -> None:
+    edit(own, "  deps: [clips/videos]\n", "  time_limit: 60\n")
+    own.write("own/compute.py", "def own(): ...\n")
+    assert told(own)[0] == (
+        "defs/own/defs.yaml:5:15: the compute of a root feature, which lists all samples, is called in"
+        " the run's own process: remove time_limit"
+    )
 
 
 def test_a_compute_that_no_process_can_import(own: Project) -> None:
