@@ -121,7 +121,7 @@ class Shots:
         lines += [f"  {line}" for line in attributes]
         self.project.write("sizes/defs.yaml", "\n".join(lines) + "\n")
 
-    def run(self, partition: str | None = None, to: str | None = None, **config: bool) -> None:
+    def run(self, partition: str | None = None, to: str | None = None, **config: Any) -> None:
         """Run the sizes: whole, of a partition, or of a range; asked for what the config says."""
         tags = None
         if to is not None:
@@ -281,6 +281,12 @@ class TestDaily:
             daily.run("2026-01-01", to="2026-01-04")
         assert daily.green == {"2026-01-01", "2026-01-03", "2026-01-04"}
         assert daily.computed == {"a", "b", "d"}
+
+    def test_partitions_with_samples_left_are_not_green(self, daily: Shots) -> None:
+        with pytest.raises(dg.Failure, match="samples are left to do in 2026-01-02"):
+            daily.run("2026-01-01", to="2026-01-03", limit=1)
+        assert daily.computed == {"a"}
+        assert daily.green == {"2026-01-01", "2026-01-03"}
 
     def test_backfills(self, daily: Shots) -> None:
         days = ["2026-01-01", "2026-01-02", "2026-01-03", "2026-01-04"]

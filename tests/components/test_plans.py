@@ -112,6 +112,10 @@ def test_the_plan_job(docs: Project) -> None:
     root, words = _table(planned(assets='key:"t/docs"+')["plan"])
     assert (root["feature"], words["feature"]) == ("t/docs", "t/words")
     assert "only its run can tell" in root["notes"]
+    # What a run would be asked for is planned, too.
+    assert _table(planned(force_where="size > 1")["t/words"]) == [
+        {"sample": "doc=b", "why": "forced", "detail": ""}
+    ]
     for wrong in ('key:"t/word"', "group:nothing"):
         with pytest.raises(
             dg.Failure, match="names no feature that is computed here; there are: t/docs"
@@ -119,6 +123,55 @@ def test_the_plan_job(docs: Project) -> None:
             planned(assets=wrong)
     with pytest.raises(dg.Failure, match="cannot be read"):
         planned(assets="key:(")
+
+
+def test_a_plan_names_the_files_that_go_and_what_waits(docs: Project) -> None:
+    docs.write(
+        "words/compute.py",
+        "def words(sample, context):\n  context.artifact('w.txt').write_text('x')\n"
+        "  return {'words': sample['size']}",
+    )
+    docs.write(
+        "twice/defs.yaml",
+        WORDS.replace("t/words", "t/twice")
+        .replace("t/docs", "t/words")
+        .replace(".words", ".twice"),
+    )
+    docs.write("twice/compute.py", "def twice(sample): return {'words': 2 * sample['words']}")
+    assert docs.run_job("metaxy_update").success
+    _hold(docs, a=9)
+    docs.materialize("t/docs")
+    result = docs.run_job("metaxy_plan")
+    (event,) = [e for e in result.all_events if e.event_type_value == "STEP_OUTPUT"]
+    found = dict(event.event_specific_data.metadata)  # type: ignore[union-attr]
+    folders = [row["folder"] for row in _table(found["t/words: files that go"])]
+    assert "t__words/a/" in folders[0]
+    assert folders[1].endswith("t__words/b")
+    (twice,) = [row for row in _table(found["plan"]) if row["feature"] == "t/twice"]
+    assert "t/words may change first" in twice["notes"]
+
+
+def test_childless_parents_beside_a_failed_one(docs: Project) -> None:
+    docs.write(
+        "words/defs.yaml",
+        """
+        type: dagster_metaxy.MetaxyAssetComponent
+        attributes:
+          feature: t/words
+          deps: [{feature: t/docs, lineage: {type: expansion, on: [doc]}}]
+          id_columns: [doc, n]
+          columns: {n: int}
+          compute: .compute.words
+        """,
+    )
+    docs.write(
+        "words/compute.py",
+        "def words(sample): return [{'n': n} for n in range(1 // (sample['size'] - 2))]",
+    )
+    _hold(docs, a=9, b=2)
+    for quarantined in (0, 1):
+        assert _run(docs)
+        assert docs.metadata("t/words")["quarantined"] == quarantined
 
 
 def test_quarantine(docs: Project) -> None:

@@ -11,7 +11,7 @@ from worlds import RUNTIME, World, update
 from dagster_metaxy.declare.columns import Column
 from dagster_metaxy.declare.feature import Feature, aggregation
 from dagster_metaxy.increment.conditions import ConditionError
-from dagster_metaxy.increment.outcome import Counts, Outcome
+from dagster_metaxy.increment.outcome import Counts, Outcome, UpdateError
 from dagster_metaxy.increment.quarantine import Quarantine
 from dagster_metaxy.increment.selection import Scope, Selection
 from dagster_metaxy.increment.update import SampleError, Update
@@ -168,6 +168,48 @@ def test_where_a_failed_sample_stops_the_run_nothing_is_quarantined(world: World
         with pytest.raises(SampleError):
             run(world, updating)
     assert compute.calls == ["a", "a"]
+
+
+def test_a_class_that_cannot_be_made_quarantines_nothing(world: World) -> None:
+    made: list[int] = []
+
+    class Model:
+        def __init__(self) -> None:
+            made.append(1)
+            raise ConnectionError("the hub is away")
+
+        def __call__(self, sample: Any) -> dict[str, Any]:
+            raise AssertionError
+
+    world.put(a=("1", "1", 1), b=("1", "1", 1), c=("1", "1", 1))
+    updating = words(world, Model)
+    with pytest.raises(
+        UpdateError, match=r"Model cannot be made: ConnectionError: the hub is away"
+    ):
+        run(world, updating)
+    assert len(made) < 3
+    assert {why for why, _ in plan(world, updating).values()} == {"new"}
+
+
+def test_a_compute_that_exits_fails_its_sample_only(world: World) -> None:
+    def compute(sample: Any) -> dict[str, Any]:
+        if sample["doc"] == "a":
+            raise SystemExit(3)
+        return {"words": 1}
+
+    world.put(a=("1", "1", 1), b=("1", "1", 1))
+    (failed,) = run(world, words(world, compute)).failed
+    assert str(failed).startswith("doc=a: RuntimeError: the compute called sys.exit(3)")
+    assert {row["doc"] for row in world.rows("t/words")} == {"b"}
+
+
+def test_a_long_message_is_cut(world: World) -> None:
+    def compute(sample: Any) -> dict[str, Any]:
+        raise ValueError("x" * 100_000)
+
+    world.put(a=("1", "1", 1))
+    (failed,) = run(world, words(world, compute)).failed
+    assert len(failed.message) < 3_000
 
 
 def test_artifacts_that_would_be_deleted(world: World) -> None:

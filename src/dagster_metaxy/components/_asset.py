@@ -336,18 +336,25 @@ class FeatureAsset:
             keys = list(context.partition_keys)
         outcome, metadata, data_version = self._update(context, project, keys)
         if keys is not None:
-            failed = {
+            left = outcome.remaining.left if outcome.remaining else ()
+            waiting = {task.partition for task in left}
+            undone = {
                 key
                 for key in keys
-                if (counts := outcome.partitions.get(key, Counts())).failed or counts.quarantined
+                if (counts := outcome.partitions.get(key, Counts())).failed
+                or counts.quarantined
+                or key in waiting
             }
-            if failed:
-                # Told key by key: a result for the run would turn the failed ones green.
+            if undone:
+                # Told key by key: a result for the run would turn the undone ones green.
                 yield from self._checks(context, project, selected_checks(context), outcome)
                 for key in keys:
-                    if key not in failed:
+                    if key not in undone:
                         yield self._partition_event(key, outcome)
-                raise dg.Failure(failure_summary(outcome.failed, outcome.quarantined), metadata)
+                summary = failure_summary(outcome.failed, outcome.quarantined)
+                raise dg.Failure(
+                    summary or f"samples are left to do in {', '.join(sorted(undone))}", metadata
+                )
         else:
             yield from self._partition_events(context.instance, outcome)
         yield dg.MaterializeResult(
@@ -442,7 +449,9 @@ class FeatureAsset:
             context.log.info(f"{self.feature.key}: {note}")
         if outcome.blocked and keys is not None:
             raise dg.Failure(f"{self.feature.key}: {'; '.join(outcome.notes)}")
-        if (outcome.failed or outcome.quarantined) and not metadata["dagster/row_count"]:
+        # Samples that are done may have no rows in an expansion.
+        wrong = outcome.failed or (outcome.quarantined and not self.feature.expansion)
+        if wrong and not outcome.kept and not metadata["dagster/row_count"]:
             # Not one sample, now or ever: that is no bad apple.
             raise dg.Failure(failure_summary(outcome.failed, outcome.quarantined), metadata)
         return outcome, metadata, data_version
@@ -571,7 +580,7 @@ class FeatureAsset:
         failed = failed_partitions(instance, self.key, self.partitioning.definition)
         if not failed:
             return set()
-        with store.open("r"):
+        with stores.opened(store, "r"):
             # Samples that were never computed are upstream only, in a feature that has the columns.
             upstream = [
                 self._keys(store, dep["feature"], dep.get("rename"), with_feature_history=True)

@@ -10,6 +10,7 @@ import dagster as dg
 from dagster_metaxy.components._asset import FAILED_SAMPLES, FeatureAsset, op_name
 from dagster_metaxy.declare._dagster import output_metadata, stop_retries
 from dagster_metaxy.declare.project import MetaxyProject
+from dagster_metaxy.increment import store as stores
 from dagster_metaxy.increment.outcome import UpdateError
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def _remove_deleted_keys(
     )
     def remove(context) -> None:
         def of(asset: FeatureAsset, keys: Callable[[mx.MetadataStore], set[str]]) -> set[str]:
-            with project.use(), project.store(asset.store).open("r") as store:
+            with project.use(), stores.opened(project.store(asset.store), "r") as store:
                 return keys(store)
 
         for owner in assets:

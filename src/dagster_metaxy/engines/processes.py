@@ -182,8 +182,9 @@ class _Worker(Generic[Task]):
     def kill(self) -> None:
         """End it, and the processes that it started."""
         assert self.process.pid is not None
-        with suppress(OSError):  # it has not come to making a group
-            os.killpg(self.process.pid, signal.SIGKILL)
+        if hasattr(os, "killpg"):  # not on Windows
+            with suppress(OSError):  # it has not come to making a group
+                os.killpg(self.process.pid, signal.SIGKILL)
         self.process.kill()
         self.process.join()
         self.pipe.close()

@@ -16,10 +16,11 @@ from dagster_metaxy.increment.compute import (
     Compute,
     ComputeContext,
     Runtime,
+    SignatureError,
     moved,
     rows_by_ids,
 )
-from dagster_metaxy.increment.outcome import ArtifactFile, Cost, Meter, sample_name
+from dagster_metaxy.increment.outcome import ArtifactFile, Cost, Meter, UpdateError, sample_name
 from dagster_metaxy.increment.plan import Task
 
 if TYPE_CHECKING:
@@ -83,8 +84,8 @@ class Caller:
         try:
             rows = self._batch(tasks)
         except Exception as error:
-            if len(tasks) == 1:
-                return [Result(error=error, cost=meter.cost())]
+            if len(tasks) == 1 or isinstance(error, SignatureError | UpdateError):
+                return [Result(error=error, cost=meter.cost(len(tasks))) for _ in tasks]
             # Which of them it was, only trying each can tell.
             return [result for task in tasks for result in self([task])]
         cost = meter.cost(len(tasks))

@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, get_origin, get_type_hints
 
+from dagster_metaxy.increment.outcome import UpdateError
 from dagster_metaxy.increment.selection import Selection
 
 
@@ -189,9 +190,18 @@ class Compute:
         )
 
     def prepare(self) -> None:
-        """Make the instance of a class, of this worker."""
+        """Make the instance of a class, of this worker.
+
+        Raises:
+            UpdateError: It cannot be made, which is no matter of one sample.
+        """
         if isinstance(self.function, type) and not hasattr(self._local, "instance"):
-            self._local.instance = self.function()
+            try:
+                self._local.instance = self.function()
+            except Exception as error:
+                raise UpdateError(
+                    f"{self.function.__qualname__} cannot be made: {type(error).__name__}: {error}"
+                ) from error
 
     def check(self, *, takes_many: bool = False, gives_many: bool = False) -> None:
         """Refuse a signature that cannot be called, or that says it is for another lineage.
@@ -277,7 +287,10 @@ class Compute:
         named.update(self.params)
         if context is not None and self.takes_context:
             named["context"] = context
-        return function(**named) if self.lists else function(argument, **named)
+        try:
+            return function(**named) if self.lists else function(argument, **named)
+        except SystemExit as error:  # of a library that takes itself for a program
+            raise RuntimeError(f"the compute called sys.exit({error.code!r})") from error
 
 
 def _is_many(annotation: Any) -> bool | None:

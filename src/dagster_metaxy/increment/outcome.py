@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dagster_metaxy.increment.plan import Plan
 
+_LONGEST_MESSAGE = 2_000
 _PACKAGE = __name__.partition(".")[0]
 
 
@@ -69,7 +70,10 @@ class FailedSample:
             for kind in type(error).__mro__
             if issubclass(kind, Exception)
         ]
-        return cls(sample, type(error).__name__, str(error), where, kinds=kinds)
+        message = str(error)
+        if len(message) > _LONGEST_MESSAGE:
+            message = f"{message[:_LONGEST_MESSAGE]} ..."
+        return cls(sample, type(error).__name__, message, where, kinds=kinds)
 
     def is_one_of(self, names: Collection[str]) -> bool:
         """Whether its class, or one that it inherits from, is among names with or without module."""
@@ -241,6 +245,7 @@ class Outcome:
     remaining: Plan | None = None
     costs: Costs = field(default_factory=Costs)
     artifacts: dict[str, tuple[int, int]] = field(default_factory=dict)
+    _seen: set[tuple[str, str]] = field(default_factory=set, repr=False)
 
     def cost(self, name: Mapping[str, Any], cost: Cost) -> None:
         """Take note of what a sample took."""
@@ -296,9 +301,9 @@ class Outcome:
 
     def is_first(self, failure: FailedSample) -> bool:
         """Whether nothing failed yet with this error at this place."""
-        return bool(failure.where) and not any(
-            (f.error, f.where) == (failure.error, failure.where) for f in self.failed
-        )
+        seen = (failure.error, failure.where) in self._seen
+        self._seen.add((failure.error, failure.where))
+        return bool(failure.where) and not seen
 
     @property
     def summary(self) -> str:

@@ -406,7 +406,9 @@ class Planner:
 
         def partition(ids: Ids) -> str | None:
             named = self.feature.named(ids)
-            return self.scope.key({**stored.get(ids, {}), **named})
+            # Rows from before the columns were declared do not have them.
+            known = dict.fromkeys(self.scope.columns)
+            return self.scope.key({**known, **stored.get(ids, {}), **named})
 
         plan.unknown = {ids: partition(ids) for ids in unknown}
         for ids in sorted(orphaned, key=str):

@@ -42,6 +42,10 @@ if TYPE_CHECKING:
     import polars as pl
 
 
+_LOGGED = 100
+"""How many failed samples are told one by one while a run goes on."""
+
+
 class ComputeError(UpdateError):
     """A compute that is wrong for every sample, not for one: going on would be in vain."""
 
@@ -365,7 +369,8 @@ class Update:
         # Where it was raised is the same for most: once is enough.
         shown = error if outcome.is_first(failure) else None
         outcome.fail(failure, task.partition)
-        log.warning(f"{self.feature.key}: {failure}", exc_info=shown)
+        if outcome.total.failed <= _LOGGED:  # each line is an event that Dagster keeps
+            log.warning(f"{self.feature.key}: {failure}", exc_info=shown)
         return failure
 
     def _entry(self, task: Task, result: Result, failure: FailedSample | None) -> Entry:

@@ -13,6 +13,7 @@ from dagster_metaxy.components.metaxy_jobs.stores import ProjectStores
 from dagster_metaxy.declare.errors import did_you_mean
 from dagster_metaxy.increment.artifacts import Artifacts
 from dagster_metaxy.increment.collection import Collection, find_garbage, remove
+from dagster_metaxy.increment.store import opened as opened_store
 from dagster_metaxy.increment.update import Update
 from dagster_metaxy.report.tables import metadata_table, text_table
 
@@ -171,7 +172,7 @@ def _opened(stores: ProjectStores, names: Sequence[str], run_id: str) -> Iterato
     with project.use(), ExitStack() as stack:
         for name in names or project.config.stores:
             try:
-                opened.append(stack.enter_context(project.store(name, run_id).open("r")))
+                opened.append(stack.enter_context(opened_store(project.store(name, run_id), "r")))
             except Exception as error:  # of whatever the store rests on
                 raise dg.Failure(
                     f"the store {name!r} cannot be opened ({type(error).__name__}: {error}), so that"

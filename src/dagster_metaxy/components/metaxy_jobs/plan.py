@@ -1,12 +1,13 @@
 """The job that says what a run would do, and why."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any
 
 import dagster as dg
 from pydantic import Field
 
+from dagster_metaxy.components._asset import UpdateConfig
 from dagster_metaxy.components.metaxy_jobs.stores import ProjectStores
 from dagster_metaxy.increment.outcome import UpdateError
 from dagster_metaxy.increment.plan import Plan
@@ -17,8 +18,8 @@ _TOTALS = ("feature", "samples", "why", "expected seconds", "artifacts deleted",
 _SHOWN = 100
 
 
-class PlanConfig(dg.Config):
-    """Which features are looked at."""
+class PlanConfig(UpdateConfig):
+    """Which features are looked at, and what a run would be asked for."""
 
     assets: str = Field(
         default="*",
@@ -45,6 +46,7 @@ def plan_job(prefix: str, stores: ProjectStores) -> dg.JobDefinition:
     def plan(context, config: PlanConfig) -> Iterator[Any]:
         selected = _selected(stores, config.assets)
         planned: dict[str, Plan] = {}
+        acting: set[str] = set()
         tables: dict[str, Any] = {}
         with stores.open("r", context.run.run_id) as store_of:
             for key, asset in assets.items():
@@ -56,13 +58,22 @@ def plan_job(prefix: str, stores: ProjectStores) -> dg.JobDefinition:
                     else [config.partition]
                 )
                 try:
-                    found = asset.runner.plan(store_of(key), asset.scope(keys))
+                    found = asset.runner.plan(store_of(key), asset.scope(keys), config.selection())
                 except UpdateError as error:
                     found = Plan(asset.feature, notes=[str(error)])
+                before = [k for k in asset.feature.upstream if k in acting]
+                if found.acts or before or not asset.runner.foresees:
+                    acting.add(key)
+                if before:
+                    found.notes.append(f"more may come: {', '.join(before)} may change first")
                 planned[key] = found
                 if rows := list(islice(found.rows(), _SHOWN)):
                     tables[key] = metadata_table(rows, _COLUMNS)
                     context.log.info(f"{key}:\n{text_table(rows, _COLUMNS)}")
+                if found.artifacts:
+                    folders = [(str(folder),) for folder in found.artifacts[:_SHOWN]]
+                    tables[f"{key}: files that go"] = metadata_table(folders, ("folder",))
+                    context.log.info(f"{key}: files that go:\n{text_table(folders, ('folder',))}")
         if not planned:
             there = ", ".join(asset.key.to_user_string() for asset in assets.values())
             raise dg.Failure(
@@ -70,7 +81,7 @@ def plan_job(prefix: str, stores: ProjectStores) -> dg.JobDefinition:
                 f" are: {there or 'none'}",
                 allow_retries=False,
             )
-        totals = [_total(found, planned) for found in planned.values()]
+        totals = [_total(found) for found in planned.values()]
         context.log.info(f"Plan:\n{text_table(totals, _TOTALS)}")
         yield dg.Output(None, metadata={"plan": metadata_table(totals, _TOTALS), **tables})
 
@@ -104,13 +115,10 @@ def _selected(stores: ProjectStores, selection: str) -> set[dg.AssetKey]:
         ) from None
 
 
-def _total(plan: Plan, planned: Mapping[str, Plan]) -> Sequence[Any]:
+def _total(plan: Plan) -> Sequence[Any]:
     counts = plan.counts
     reasons = ", ".join(f"{count} {why}" for why, count in counts.items())
     seconds = "" if plan.seconds is None or not plan.tasks else f"{plan.seconds:.1f}"
-    notes = list(plan.notes)
-    if before := [k for k in plan.feature.upstream if k in planned and planned[k].acts]:
-        notes.append(f"more may come: {', '.join(before)} has samples to do first")
     artifacts = len(plan.artifacts)
     return (
         plan.feature.key,
@@ -118,5 +126,5 @@ def _total(plan: Plan, planned: Mapping[str, Plan]) -> Sequence[Any]:
         reasons,
         seconds,
         f"{artifacts} folder{'' if artifacts == 1 else 's'}" if artifacts else "",
-        "; ".join(notes),
+        "; ".join(plan.notes),
     )
