@@ -35,10 +35,13 @@ from dagster_metaxy.increment.plan import (
 )
 from dagster_metaxy.increment.progress import Progress
 from dagster_metaxy.increment.quarantine import Quarantine
+from dagster_metaxy.increment.root import delete_gone
 from dagster_metaxy.increment.selection import Ids, Scope, Selection
 from dagster_metaxy.increment.store import StoreError
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     import metaxy as mx
 
     from dagster_metaxy.media.identify import Identity
@@ -246,6 +249,9 @@ class Videos:
         started = time.monotonic()
         outcome = Outcome()
         log = runtime.log
+        # Read before the listing: what another run writes meanwhile is not gone.
+        with stores.opened(store, "w"):
+            known = {row["video_id"]: row[stores.UPDATED_AT] for row in self.stored(store)[0]}
         listing = self.listing()
         if not listing.files and not listing.unreadable:
             what = f"matches {self.glob!r}" if self.glob else "has a usual video ending"
@@ -273,7 +279,7 @@ class Videos:
                 )
             live = self._moved_folder(store, compared, scope, outcome)
             live |= self._identify(store, ledger, work, compared, current, scope, runtime, outcome)
-            self._delete_vanished(store, listing, compared, scope, outcome)
+            self._delete_vanished(store, listing, compared, known, scope, outcome)
             stores.compact(store, self.feature.key)
         outcome.settle({self._partition(scope, video_id) for video_id in live})
         outcome.seconds = time.monotonic() - started
@@ -303,8 +309,8 @@ class Videos:
         Raises:
             SourceError: The source could not be listed to the end.
         """
+        rows, current = self.stored(store)  # before the listing, as a run does
         listing = self.listing()
-        rows, current = self.stored(store)
         compared = compare(listing, rows, current)
         scope = scope or Scope()
         ledger = Ledger(store, self.feature)
@@ -578,6 +584,7 @@ class Videos:
         store: mx.MetadataStore,
         listing: Listing,
         compared: Comparison,
+        known: Mapping[str, datetime],
         scope: Scope,
         outcome: Outcome,
     ) -> None:
@@ -591,7 +598,9 @@ class Videos:
         gone = {
             video_id: self._partition(scope, video_id)
             for video_id, row in compared.vanished.items()
-            if row["size"] not in elsewhere and scope.covers(self._partition(scope, video_id))
+            if video_id in known
+            and row["size"] not in elsewhere
+            and scope.covers(self._partition(scope, video_id))
         }
         if gone and not listing.files and not listing.unreadable:
             # Far more often an unmounted disk than the end of a collection.
@@ -601,10 +610,9 @@ class Videos:
             )
             return
         if gone:
-            ids = [(video_id,) for video_id in gone]
-            stores.delete(store, self.feature.key, ["video_id"], ids, older=True)
-            for partition in gone.values():
-                outcome.count("orphaned", partition)
+            since = {(video_id,): known[video_id] for video_id in gone}
+            for (video_id,) in delete_gone(store, self.feature, since):
+                outcome.count("orphaned", gone[video_id])
 
 
 def _pattern_error(file: File, key_of: Callable[[Row], str] | None) -> str | None:

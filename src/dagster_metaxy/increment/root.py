@@ -87,10 +87,12 @@ class Root:
         """
         started = time.monotonic()
         outcome = Outcome()
+        # Read before the compute lists: what another run writes meanwhile is not gone.
+        with stores.opened(store, "w"):
+            known, written_at = self._known(store, scope)
         rows, kept = self._listed(scope, runtime, outcome)
         with stores.opened(store, "w"):
             stores.check_table(store, self.feature, fills=True)
-            known = self._known(store, scope)
             changed = self._changed(store, rows, known, scope, outcome)
             if changed:
                 stores.append(store, self.feature.key, stores.typed(self.feature, changed))
@@ -103,10 +105,9 @@ class Root:
                     " Delete them with Metaxy if they are really gone."
                 )
             elif gone:
-                for partition in gone.values():
-                    outcome.count("orphaned", partition)
-                ids = self.feature.id_columns
-                stores.delete(store, self.feature.key, ids, gone, hard=self.hard_delete, older=True)
+                since = {ids: written_at[ids] for ids in gone}
+                for ids in delete_gone(store, self.feature, since, hard=self.hard_delete):
+                    outcome.count("orphaned", gone[ids])
             stores.compact(store, self.feature.key)
             self._remember(store, scope, outcome)
         outcome.settle({scope.key(row) for row in rows.values()})
@@ -234,16 +235,21 @@ class Root:
             raise ColumnError(f"the version of the field {null[0]!r} is null")
         return {stores.field_column(n): _text(version) for n, version in found.items()}
 
-    def _known(self, store: mx.MetadataStore, scope: Scope) -> dict[Ids, str | None]:
-        """The partitions of the samples in the store, of whatever feature version, by ids."""
+    def _known(
+        self, store: mx.MetadataStore, scope: Scope
+    ) -> tuple[dict[Ids, str | None], dict[Ids, datetime.datetime]]:
+        """The partitions of the samples in the store, of whatever feature version, by ids; and when
+        their rows were written."""
         history = stores.read(store, self.feature.key, with_feature_history=True)
         found = {}
+        written_at = {}
         for row in () if history is None else history.iter_rows(named=True):
             # Rows from before the columns were declared do not have them.
             partition = scope.key({**dict.fromkeys(scope.columns), **row})
             if scope.covers(partition):
                 found[self._ids(row)] = partition
-        return found
+                written_at[self._ids(row)] = row[stores.UPDATED_AT]
+        return found, written_at
 
     def _changed(
         self,
@@ -278,6 +284,34 @@ class Root:
                 f"{len(refreshed)} samples have other columns under the same version"
             )
         return [row for ids, row in rows.items() if ids in changed or ids in refreshed]
+
+
+def delete_gone(
+    store: mx.MetadataStore,
+    feature: Feature,
+    gone: Mapping[Ids, datetime.datetime],
+    *,
+    hard: bool = False,
+) -> list[Ids]:
+    """Delete samples of a root feature that its source has no more; gives those that were deleted.
+
+    One that another run has written since is there again, and stays.
+
+    Args:
+        store: A store that is open for writing.
+        feature: The root feature.
+        gone: Their ids, and when the rows were written that were known before the source was listed.
+        hard: Whether rows are removed, or marked as deleted.
+
+    Raises:
+        StoreError: They cannot be deleted.
+    """
+    ids = feature.id_columns
+    rows = stores.rows_of(store, feature.key, ids, gone, with_feature_history=True)
+    found = {tuple(row[c] for c in ids): row[stores.UPDATED_AT] for row in rows}
+    going = [sample for sample, written_at in gone.items() if found.get(sample) == written_at]
+    stores.delete(store, feature.key, ids, going, hard=hard, older=True)
+    return going
 
 
 def _differ(a: Any, b: Any) -> bool:
