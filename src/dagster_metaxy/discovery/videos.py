@@ -21,7 +21,14 @@ from dagster_metaxy.engines.processes import WorkerError
 from dagster_metaxy.increment import store as stores
 from dagster_metaxy.increment.compute import Runtime
 from dagster_metaxy.increment.ledger import Entry, Ledger
-from dagster_metaxy.increment.outcome import Cost, FailedSample, Meter, Outcome, UpdateError
+from dagster_metaxy.increment.outcome import (
+    Cost,
+    FailedSample,
+    Meter,
+    Outcome,
+    RemoteError,
+    UpdateError,
+)
 from dagster_metaxy.increment.plan import (
     CHANGED,
     CODE,
@@ -35,6 +42,7 @@ from dagster_metaxy.increment.plan import (
 )
 from dagster_metaxy.increment.progress import Progress
 from dagster_metaxy.increment.quarantine import Quarantine
+from dagster_metaxy.increment.root import delete_gone
 from dagster_metaxy.increment.selection import Ids, Scope, Selection
 from dagster_metaxy.increment.store import StoreError
 
@@ -152,10 +160,14 @@ class _Work:
     Attributes:
         plan: Why, video by video.
         files: The file of each task, and the row of its video where it is known.
+        read: The tasks whose file could be read; of a plan, those that will be.
+        unseen: Paths that could not be looked at, and are of no known video.
     """
 
     plan: Plan
     files: dict[Ids, tuple[File, Row | None]] = field(default_factory=dict)
+    read: set[Ids] = field(default_factory=set)
+    unseen: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -246,6 +258,9 @@ class Videos:
         started = time.monotonic()
         outcome = Outcome()
         log = runtime.log
+        # Read before the listing: what another run writes meanwhile is not gone.
+        with stores.opened(store, "w"):
+            known = {row["video_id"]: row[stores.UPDATED_AT] for row in self.stored(store)[0]}
         listing = self.listing()
         if not listing.files and not listing.unreadable:
             what = f"matches {self.glob!r}" if self.glob else "has a usual video ending"
@@ -273,7 +288,10 @@ class Videos:
                 )
             live = self._moved_folder(store, compared, scope, outcome)
             live |= self._identify(store, ledger, work, compared, current, scope, runtime, outcome)
-            self._delete_vanished(store, listing, compared, scope, outcome)
+            gone = self._gone(listing, compared, work, scope, outcome.notes)
+            since = {(video_id,): known[video_id] for video_id in gone if video_id in known}
+            for (video_id,) in delete_gone(store, self.feature, since):
+                outcome.count("orphaned", gone[video_id])
             stores.compact(store, self.feature.key)
         outcome.settle({self._partition(scope, video_id) for video_id in live})
         outcome.seconds = time.monotonic() - started
@@ -303,20 +321,22 @@ class Videos:
         Raises:
             SourceError: The source could not be listed to the end.
         """
+        rows, current = self.stored(store)  # before the listing, as a run does
         listing = self.listing()
-        rows, current = self.stored(store)
         compared = compare(listing, rows, current)
         scope = scope or Scope()
         ledger = Ledger(store, self.feature)
-        plan = self._work(listing, compared, rows, ledger, scope, selection or Selection()).plan
+        work = self._work(listing, compared, rows, ledger, scope, selection or Selection())
+        plan = work.plan
+        work.read.update(work.files)
         if compared.changed:
             plan.notes.append("whether the streams of changed files differ, the next run finds out")
         if compared.new and compared.vanished:
             plan.notes.append("a new file may be a vanished one that moved; the next run finds out")
-        for video_id in sorted(compared.vanished):
-            partition = self._partition(scope, video_id)
-            if scope.covers(partition):
-                plan.orphaned.append(Orphan((video_id,), partition, "its file is gone"))
+        for video_id, partition in sorted(
+            self._gone(listing, compared, work, scope, plan.notes).items()
+        ):
+            plan.orphaned.append(Orphan((video_id,), partition, "its file is gone"))
         return plan
 
     def _work(
@@ -333,6 +353,8 @@ class Videos:
         plan = work.plan
         known = {row["relative_path"]: row["video_id"] for row in rows}
         for path, reason in listing.unreadable.items():
+            if path not in known:
+                work.unseen.append(path)
             video_id = known.get(path) or str(PurePosixPath(path).with_suffix(""))
             plan.refused.append(self._refused(scope, video_id, "OSError", path, reason))
         candidates = list(self._candidates(compared))
@@ -451,6 +473,7 @@ class Videos:
 
         def take(task: Task, identity: Identity, cost: Cost) -> None:
             nonlocal refreshed
+            work.read.add(task.ids)
             file, row = work.files[task.ids]
             video_id = str(task.ids[0])
             versions = {"video": identity.video, "audio": identity.audio}
@@ -573,38 +596,57 @@ class Videos:
             stores.append(store, self.feature.key, stores.typed(self.feature, rows))
             outcome.written += len(rows)
 
-    def _delete_vanished(
+    def _gone(
         self,
-        store: mx.MetadataStore,
         listing: Listing,
         compared: Comparison,
+        work: _Work,
         scope: Scope,
-        outcome: Outcome,
-    ) -> None:
-        # A run of some partitions has not read the new files of others, one of which may be the
-        # video that is missing here, moved.
-        elsewhere = {
-            file.size
-            for file, video_id in compared.new
-            if not scope.covers(self._partition(scope, video_id))
+        notes: list[str],
+    ) -> dict[str, str | None]:
+        """The vanished videos that are taken for gone, with their partitions.
+
+        Where nothing was found at all, none is: that is far more often an unmounted disk than the
+        end of a collection. Nor is one that a new file may be, which was not read: it belongs to
+        another partition than the run's, failed, or is quarantined.
+        """
+        vanished = {
+            video_id: partition
+            for video_id in compared.vanished
+            if scope.covers(partition := self._partition(scope, video_id))
         }
-        gone = {
-            video_id: self._partition(scope, video_id)
-            for video_id, row in compared.vanished.items()
-            if row["size"] not in elsewhere and scope.covers(self._partition(scope, video_id))
-        }
-        if gone and not listing.files and not listing.unreadable:
-            # Far more often an unmounted disk than the end of a collection.
-            outcome.notes.append(
-                f"the source {self.folder} is empty, but the store knows {len(gone)} videos: they"
+        if not vanished:
+            return {}
+        if not listing.files and not listing.unreadable:
+            notes.append(
+                f"the source {self.folder} is empty, but the store knows {len(vanished)} videos: they"
                 " are kept. Delete them with Metaxy if they are really gone."
             )
-            return
-        if gone:
-            ids = [(video_id,) for video_id in gone]
-            stores.delete(store, self.feature.key, ["video_id"], ids, older=True)
-            for partition in gone.values():
-                outcome.count("orphaned", partition)
+            return {}
+        if work.unseen:
+            notes.append(
+                f"{len(vanished)} videos have vanished, but are kept as long as there are files that"
+                f" cannot be looked at, such as {work.unseen[0]!r}: one of these may be theirs"
+            )
+            return {}
+        unread: dict[int, list[str]] = {}
+        for file, video_id in compared.new:
+            if (video_id,) not in work.read:
+                unread.setdefault(file.size, []).append(video_id)
+        gone = {
+            video_id: partition
+            for video_id, partition in vanished.items()
+            if not any(
+                self._may_keep_id(scope, candidate, video_id)
+                for candidate in unread.get(compared.vanished[video_id]["size"], ())
+            )
+        }
+        if kept := len(vanished) - len(gone):
+            notes.append(
+                f"{kept} videos have vanished, but are kept: a new file of the same size that was not"
+                " read may be theirs"
+            )
+        return gone
 
 
 def _pattern_error(file: File, key_of: Callable[[Row], str] | None) -> str | None:
@@ -620,11 +662,20 @@ def _pattern_error(file: File, key_of: Callable[[Row], str] | None) -> str | Non
 
 
 def _read(work: tuple[str, Task]) -> tuple[Identity, Cost]:
-    """What a file's streams hold, and what reading them took."""
+    """What a file's streams hold, and what reading them took.
+
+    Raises:
+        RemoteError: It cannot be read: an OSError where it is out of reach, and not broken. As such,
+            since not all errors of media libraries can be sent to another process.
+    """
     from dagster_metaxy.media.identify import identify
 
     meter = Meter()
-    return identify(work[0]), meter.cost()
+    try:
+        return identify(work[0]), meter.cost()
+    except Exception as error:
+        cause = error.__cause__
+        raise RemoteError.of(cause if isinstance(cause, OSError) else error) from None
 
 
 def _failure(task: Task, file: File, error: Exception) -> FailedSample:

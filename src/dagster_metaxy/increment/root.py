@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -22,8 +22,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import metaxy as mx
+    import polars as pl
 
 Row = Mapping[str, Any]
+
+# Columns beside those of the feature: none of its own has such a name.
+_PARTITION = "\x1fpartition"
+_BEFORE = "\x1fbefore"
 
 
 @dataclass(frozen=True)
@@ -87,29 +92,31 @@ class Root:
         """
         started = time.monotonic()
         outcome = Outcome()
-        rows, kept = self._listed(scope, runtime, outcome)
+        # Read before the compute lists: what another run writes meanwhile is not gone.
+        with stores.opened(store, "w"):
+            known = self._known(store, scope)
+        listed, kept = self._listed(scope, runtime, outcome)
+        rows = _covered(listed, scope)
         with stores.opened(store, "w"):
             stores.check_table(store, self.feature, fills=True)
-            known = self._known(store, scope)
-            changed = self._changed(store, rows, known, scope, outcome)
-            if changed:
-                stores.append(store, self.feature.key, stores.typed(self.feature, changed))
-                outcome.written = len(changed)
-            gone = {ids: key for ids, key in known.items() if not (ids in rows or ids in kept)}
-            if gone and not rows and not kept:
+            changed = self._changed(store, rows, known, outcome)
+            if changed.height:
+                stores.append(store, self.feature.key, changed.drop(_PARTITION))
+                outcome.written = changed.height
+            gone = self._gone(known, listed, kept)
+            if gone and listed.is_empty() and not kept:
                 # Far more often a source that is away than the end of all samples.
                 outcome.notes.append(
                     f"the compute returned no sample, but the store has {len(gone)}: they are kept."
                     " Delete them with Metaxy if they are really gone."
                 )
             elif gone:
-                for partition in gone.values():
-                    outcome.count("orphaned", partition)
-                ids = self.feature.id_columns
-                stores.delete(store, self.feature.key, ids, gone, hard=self.hard_delete, older=True)
+                since = {ids: written_at for ids, (_, written_at) in gone.items()}
+                for ids in delete_gone(store, self.feature, since, hard=self.hard_delete):
+                    outcome.count("orphaned", gone[ids][0])
             stores.compact(store, self.feature.key)
             self._remember(store, scope, outcome)
-        outcome.settle({scope.key(row) for row in rows.values()})
+        outcome.settle(set(rows[_PARTITION]))
         outcome.seconds = time.monotonic() - started
         return outcome
 
@@ -140,21 +147,37 @@ class Root:
         except ColumnError:
             return None
 
-    def _ids(self, row: Row) -> Ids:
-        return tuple(row.get(c) for c in self.feature.id_columns)
-
     def _listed(
         self, scope: Scope, runtime: Runtime, outcome: Outcome
-    ) -> tuple[dict[Ids, Row], set[Ids]]:
-        """The rows that the compute gives, and the ids of other samples that are there: they
-        cannot be written, or belong to other partitions than the run's."""
-        rows: dict[Ids, Row] = {}
+    ) -> tuple[pl.DataFrame, set[Ids]]:
+        """The samples that the compute gives, as the store takes them and with their partitions; and
+        the ids of others, which are there, but cannot be written."""
+        import polars as pl
+
+        returned = self.compute(None, runtime, ComputeContext(runtime, _no_artifacts))
         kept: set[Ids] = set()
-        for returned in self._returned(runtime):
-            named = self._named(returned)
+        frame = self._checked_frame(returned) if isinstance(returned, pl.DataFrame) else None
+        if frame is None:
+            rows = self._checked_rows(self._rows(returned), scope, runtime, outcome, kept)
+            frame = stores.typed(self.feature, rows)
+        keys = pl.Series(_PARTITION, _partitions(frame, scope), dtype=pl.String)
+        return frame.with_columns(keys), kept
+
+    def _checked_rows(
+        self,
+        returned: Iterable[Row],
+        scope: Scope,
+        runtime: Runtime,
+        outcome: Outcome,
+        kept: set[Ids],
+    ) -> list[Row]:
+        """The rows that can be written; the ids of others are added to `kept`."""
+        rows: dict[Ids, Row] = {}
+        for given in returned:
+            named = self._named(given)
             ids = tuple(named.values())
             try:
-                row = self._checked(returned)
+                row = self._checked(given)
                 if rows.get(ids, row) != row:
                     raise ColumnError("the compute returned two rows that differ for this sample")
             except RowShapeError as error:
@@ -162,7 +185,7 @@ class Root:
                     f"{self.feature.key}, sample {sample_name(named)}: {error}"
                 ) from error
             except ColumnError as error:
-                known = {c: self._value(c, returned.get(c)) for c in scope.columns}
+                known = {c: self._value(c, given.get(c)) for c in scope.columns}
                 partition = scope.key({**known, **rows.pop(ids, {})})
                 kept.add(ids)
                 if scope.covers(partition):
@@ -170,16 +193,13 @@ class Root:
                     outcome.fail(failure, partition)
                     runtime.log.warning(f"{self.feature.key}: {failure}")
                 continue
-            if not scope.covers(scope.key(row)):
-                kept.add(ids)
-            elif ids not in kept:
+            if ids not in kept:
                 rows[ids] = row
-        return rows, kept
+        return list(rows.values())
 
-    def _returned(self, runtime: Runtime) -> Iterable[Row]:
+    def _rows(self, returned: Any) -> Iterator[Row]:
         import polars as pl
 
-        returned = self.compute(None, runtime, ComputeContext(runtime, _no_artifacts))
         if isinstance(returned, pl.DataFrame):
             yield from returned.iter_rows(named=True)
             return
@@ -195,6 +215,52 @@ class Root:
                     " samples, not a mapping of columns to values"
                 )
             yield row
+
+    def _checked_frame(self, returned: pl.DataFrame) -> pl.DataFrame | None:
+        """A frame as the store takes it, with the versions of its fields; None where anything in it
+        has to be looked at row by row, since it is wrong or of another type."""
+        import polars as pl
+
+        columns = self.feature.columns
+        ids = self.feature.id_columns
+        fields = {str(f["key"]): stores.field_column(str(f["key"])) for f in self.feature.fields}
+        extra = {stores.PROVENANCE_BY_FIELD, *self.version_columns.values()}
+        if set(returned.columns) - set(columns) - extra or not set(ids) <= set(returned.columns):
+            return None
+        frame = {}
+        for name, column in columns.items():
+            if name not in returned.columns:
+                values = pl.Series(name, [None] * returned.height, dtype=column.dtype)
+            else:
+                values = returned[name]
+            if values.dtype != column.dtype or column.type.startswith("list["):
+                return None
+            if values.null_count() and (not column.nullable or name in ids):
+                return None
+            frame[name] = values
+        versions = returned
+        sources = {key: self.version_columns.get(key, "") for key in fields}
+        if not self.version_columns:
+            given = returned.get_column(stores.PROVENANCE_BY_FIELD, default=None)
+            if given is None or not isinstance(given.dtype, pl.Struct) or given.null_count():
+                return None
+            versions = given.struct.unnest()
+            sources = {key: key for key in fields}
+            if set(versions.columns) != set(fields):
+                return None
+        found = {}
+        for key, source in sources.items():
+            values = versions.get_column(source, default=None)
+            if values is None or values.null_count():
+                return None
+            if values.dtype != pl.String:
+                values = pl.Series([_text(v) for v in values], dtype=pl.String)
+            found[fields[key]] = values
+        checked = pl.DataFrame(frame)
+        if checked.select(ids).is_duplicated().any():
+            return None
+        by_field = pl.DataFrame(found).to_struct(stores.PROVENANCE_BY_FIELD)
+        return checked.with_columns(by_field)
 
     def _checked(self, returned: Row) -> Row:
         """A row as the store takes it, with the versions of its fields."""
@@ -234,55 +300,125 @@ class Root:
             raise ColumnError(f"the version of the field {null[0]!r} is null")
         return {stores.field_column(n): _text(version) for n, version in found.items()}
 
-    def _known(self, store: mx.MetadataStore, scope: Scope) -> dict[Ids, str | None]:
-        """The partitions of the samples in the store, of whatever feature version, by ids."""
+    def _known(self, store: mx.MetadataStore, scope: Scope) -> pl.DataFrame:
+        """The samples in the store, of whatever feature version: their ids, partitions, and when
+        their rows were written."""
+        import polars as pl
+
+        ids = self.feature.id_columns
         history = stores.read(store, self.feature.key, with_feature_history=True)
-        found = {}
-        for row in () if history is None else history.iter_rows(named=True):
-            # Rows from before the columns were declared do not have them.
-            partition = scope.key({**dict.fromkeys(scope.columns), **row})
-            if scope.covers(partition):
-                found[self._ids(row)] = partition
-        return found
+        if history is None or not set(ids) <= set(history.columns):
+            return pl.DataFrame(schema=[*ids, _PARTITION, stores.UPDATED_AT])
+        keys = pl.Series(_PARTITION, _partitions(history, scope), dtype=pl.String)
+        known = history.select(*ids, keys, stores.UPDATED_AT)
+        return _covered(known, scope)
+
+    def _gone(
+        self, known: pl.DataFrame, listed: pl.DataFrame, kept: Collection[Ids]
+    ) -> dict[Ids, tuple[str | None, datetime.datetime]]:
+        """Known samples that are not listed: their partitions, and when their rows were written."""
+        ids = list(self.feature.id_columns)
+        if listed.height and known.height:
+            names = listed.select(ids)
+            known = known.cast(dict(names.schema)).join(names, on=ids, how="anti")  # type: ignore[arg-type]
+        found = {tuple(row[: len(ids)]): (row[-2], row[-1]) for row in known.rows()}
+        return {sample: what for sample, what in found.items() if sample not in kept}
 
     def _changed(
-        self,
-        store: mx.MetadataStore,
-        rows: Mapping[Ids, Row],
-        known: Collection[Ids],
-        scope: Scope,
-        outcome: Outcome,
-    ) -> list[Row]:
+        self, store: mx.MetadataStore, rows: pl.DataFrame, known: pl.DataFrame, outcome: Outcome
+    ) -> pl.DataFrame:
         """Of the rows that the compute gives, those that the store does not have like this."""
-        if not rows:
-            return []
-        frame = stores.typed(self.feature, list(rows.values()))
-        increment = store.resolve_update(self.feature.key, samples=frame).to_polars()
-        changed = set()
-        for part in (increment.new, increment.stale):
-            for ids in part.select(self.feature.id_columns).rows():
-                changed.add(ids)
-                # Those of an older feature version are known, though Metaxy calls them new.
-                outcome.count("stale" if ids in known else "new", scope.key(rows[ids]))
-        compared = [n for n, c in self.feature.columns.items() if c.type != UNCHECKED]
+        import polars as pl
+
+        if rows.is_empty():
+            return rows
+        ids = list(self.feature.id_columns)
+        types: Any = {name: rows.schema[name] for name in ids}
+        increment = store.resolve_update(
+            self.feature.key, samples=rows.drop(_PARTITION)
+        ).to_polars()
+        new = increment.new.select(ids).cast(types)
+        stale = increment.stale.select(ids).cast(types)
+        if known.height:
+            # Those of an older feature version are known, though Metaxy calls them new.
+            older = new.join(known.cast(types), on=ids, how="semi")
+            new, stale = new.join(older, on=ids, how="anti"), pl.concat([stale, older])
+        for what, part in (("new", new), ("stale", stale)):
+            for partition in rows.join(part, on=ids, how="semi")[_PARTITION]:
+                outcome.count(what, partition)
+        changed = pl.concat([new, stale])
         stored = stores.read(store, self.feature.key)
-        refreshed = {
-            ids
-            for row in (() if stored is None else stored.iter_rows(named=True))
-            if (ids := self._ids(row)) in rows
-            and ids not in changed
-            and any(_differ(row.get(name), rows[ids][name]) for name in compared)
-        }
-        if refreshed:
-            outcome.notes.append(
-                f"{len(refreshed)} samples have other columns under the same version"
+        if stored is not None and stored.height:
+            compared = [
+                name
+                for name, column in self.feature.columns.items()
+                if column.type != UNCHECKED and name not in ids
+            ]
+            lacking = [
+                pl.lit(None, dtype=rows.schema[n]).alias(n)
+                for n in compared
+                if n not in stored.columns
+            ]
+            before = stored.with_columns(lacking).select(*ids, *compared)
+            before = before.cast({**types, **{n: rows.schema[n] for n in compared}})
+            both = rows.join(changed, on=ids, how="anti").join(
+                before, on=ids, how="inner", suffix=_BEFORE
             )
-        return [row for ids, row in rows.items() if ids in changed or ids in refreshed]
+            differ = [pl.col(n).ne_missing(pl.col(n + _BEFORE)) for n in compared]
+            refreshed = both.filter(pl.any_horizontal(pl.lit(False), *differ)).select(ids)
+            if refreshed.height:
+                outcome.notes.append(
+                    f"{refreshed.height} samples have other columns under the same version"
+                )
+            changed = pl.concat([changed, refreshed])
+        return rows.join(changed, on=ids, how="semi")
 
 
-def _differ(a: Any, b: Any) -> bool:
-    # Not a number differs from itself.
-    return a != b and repr(a) != repr(b)
+def _partitions(frame: pl.DataFrame, scope: Scope) -> list[str | None]:
+    """The partition keys of samples, row by row."""
+    if scope.key_of is None:
+        return [None] * frame.height
+    # Rows from before the columns were declared do not have them.
+    none = dict.fromkeys(scope.columns)
+    there = frame.select(name for name in scope.columns if name in frame.columns)
+    if there.width == 0:
+        return [scope.key(none)] * frame.height
+    return [scope.key({**none, **row}) for row in there.iter_rows(named=True)]
+
+
+def _covered(frame: pl.DataFrame, scope: Scope) -> pl.DataFrame:
+    """The samples that a run is about."""
+    if scope.keys is None:
+        return frame
+    return frame.filter(frame[_PARTITION].is_in(list(scope.keys)))
+
+
+def delete_gone(
+    store: mx.MetadataStore,
+    feature: Feature,
+    gone: Mapping[Ids, datetime.datetime],
+    *,
+    hard: bool = False,
+) -> list[Ids]:
+    """Delete samples of a root feature that its source has no more; gives those that were deleted.
+
+    One that another run has written since is there again, and stays.
+
+    Args:
+        store: A store that is open for writing.
+        feature: The root feature.
+        gone: Their ids, and when the rows were written that were known before the source was listed.
+        hard: Whether rows are removed, or marked as deleted.
+
+    Raises:
+        StoreError: They cannot be deleted.
+    """
+    ids = feature.id_columns
+    rows = stores.rows_of(store, feature.key, ids, gone, with_feature_history=True)
+    found = {tuple(row[c] for c in ids): row[stores.UPDATED_AT] for row in rows}
+    going = [sample for sample, written_at in gone.items() if found.get(sample) == written_at]
+    stores.delete(store, feature.key, ids, going, hard=hard, older=True)
+    return going
 
 
 def _no_artifacts() -> Path:

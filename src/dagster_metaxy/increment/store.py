@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 PROVENANCE = "metaxy_provenance"
 PROVENANCE_BY_FIELD = "metaxy_provenance_by_field"
+UPDATED_AT = "metaxy_updated_at"
 
 SMALL_FILES = 100
 """Tables of more small files than this are compacted, in a run and after it."""
