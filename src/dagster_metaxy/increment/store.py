@@ -394,7 +394,9 @@ def stranded(
     names = store.read(upstream, **history).collect_schema().names()
     wanted = list(dict.fromkeys((*parents, *(c for c in columns if c in names))))
     system = ("metaxy_deleted_at", "metaxy_updated_at", "metaxy_feature_version")
-    rows = read(store, upstream, columns=[*wanted, *system], **history)
+    ids = mx.get_feature_by_key(upstream).spec.id_columns  # by which Metaxy finds the newest
+    named = list(dict.fromkeys((*ids, *wanted, *system)))
+    rows = read(store, upstream, columns=named, **history)
     if rows is None:
         return None
     version = mx.current_graph().get_feature_version(upstream)
