@@ -134,13 +134,23 @@ class Ledger:
         """What computing a sample took on average; None where nothing is known."""
         import polars as pl
 
-        with self._graph.use():
-            frame = stores.read(self._store, self._feature.key)
+        frame = self._read("rows", "seconds")
         if frame is None:
             return None
-        done = frame.filter(pl.col("remembered_rows") > 0)
-        mean = done["remembered_seconds"].mean()
+        mean = frame.filter(pl.col("remembered_rows") > 0)["remembered_seconds"].mean()
         return float(mean) if isinstance(mean, int | float) else None
+
+    def childless(self) -> pl.DataFrame | None:
+        """The ids of what is done without rows, and its provenance under Metaxy's name; None where
+        nothing is known."""
+        import polars as pl
+
+        frame = self._read("rows", "version")
+        if frame is None:
+            return None
+        return frame.filter(pl.col("remembered_rows") == 0).select(
+            *self._columns, pl.col("remembered_version").alias(stores.PROVENANCE)
+        )
 
     def ended(self, version: str) -> pl.DataFrame | None:
         """The ids of what was computed at a feature version, and in `failed`, whether that failed;

@@ -235,19 +235,22 @@ class Planner:
                 f" upstream samples; they have: {', '.join(plan.schema)}"
             )
         parents = self.feature.parent_columns
-        older = self._known(increment.new) | set(increment.stale.select(parents).rows())
+        new = self._undone(increment.new)
+        older = self._known(new) | set(increment.stale.select(parents).rows())
         found: dict[Ids, Task] = {}
-        for frame in (increment.new, increment.stale):
-            for task in self._tasks(frame, plan):
+        refused: dict[Ids, FailedSample] = {}
+        for frame in (new, increment.stale):
+            for task in self._tasks(frame, refused):
                 task.stale = task.ids in older
                 found[task.ids] = task
         forced: set[Ids] = set()
         if self.selection.force:
-            for task in self._tasks(self._forced(plan.schema), plan):
+            for task in self._tasks(self._forced(plan.schema), refused):
                 forced.add(task.ids)
                 if task.ids not in found:
                     task.stale, task.why = True, FORCED
                     found[task.ids] = task
+        plan.refused.extend(refused.values())
         stranded = list(self._stranded(plan))
         self._explain(found, forced, stranded, plan)
         self._select(plan)
@@ -285,19 +288,31 @@ class Planner:
         frame = stores.read(self.store, self.feature.key, with_feature_history=True)
         return set() if frame is None else set(frame.select(columns).rows())
 
-    def _tasks(self, frame: pl.DataFrame, plan: Plan) -> Iterator[Task]:
+    def _undone(self, new: pl.DataFrame) -> pl.DataFrame:
+        """Without the parents that are done, though they have no children to tell."""
+        if (
+            not self.feature.expansion
+            or new.is_empty()
+            or (done := self.ledger.childless()) is None
+        ):
+            return new
+        on = [*self.feature.parent_columns, stores.PROVENANCE]
+        return new.join(done.cast({c: new.schema[c] for c in on}), on=on, how="anti")
+
+    def _tasks(self, frame: pl.DataFrame, refused: dict[Ids, FailedSample]) -> Iterator[Task]:
+        """What there is to compute; samples that cannot be as they are, are added to `refused`."""
         visible = [column for column in frame.columns if not stores.is_system(column)]
         for ids, rows in self._groups(frame):
             named = self.feature.named(ids)
             if None in ids:
                 # Metaxy takes a null id, and then finds it neither new nor done.
-                plan.refused.append(FailedSample(named, "NullId", "an id column is null"))
+                refused[ids] = FailedSample(named, "NullId", "an id column is null")
                 continue
             samples = [{c: row[c] for c in visible} for row in rows]
             told_by = {c: samples[0][c] for c in self.scope.columns}
             if several := _differing(samples, told_by):
                 if self.scope.keys is None:
-                    plan.refused.append(FailedSample(named, "PartitionError", several))
+                    refused[ids] = FailedSample(named, "PartitionError", several)
                 continue
             yield Task(
                 samples=samples,
@@ -340,8 +355,6 @@ class Planner:
                 if entry.failure is not None:
                     asked = ids in forced or self.selection.retries(ids, plan.name(ids))
                     failed_before(task, entry.failure, self.quarantine, asked)
-                elif entry.rows == 0 and task.why != FORCED:
-                    continue  # done, though there are no rows to tell
             elif task.why != FORCED and task.stale:
                 task.why, task.detail = self._reason(entry, task)
             missing = [s.upstream for s in stranded if s.holds(ids)]
