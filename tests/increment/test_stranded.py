@@ -159,3 +159,65 @@ def test_an_upstream_with_fewer_id_columns_keeps_what_is_below(world: World) -> 
     put("1", "b")
     run(world, both)
     assert len(world.rows("t/both")) == 4
+
+
+def test_partitions_are_settled_only_if_all_upstreams_show_their_samples(world: World) -> None:
+    words = Words(world)
+    deps = ({"feature": "t/docs"}, {"feature": "t/words"})
+    feature = Feature("t/sizes", ("doc",), {"size": Column("int")}, deps=deps)
+    feature = feature.with_id_types({"t/docs": world.docs, "t/words": words.feature})
+    feature.register("t")
+    sizes = update(world, feature, lambda sample: {"size": sample["words"]})
+    scope = Scope(lambda sample: sample["doc"], columns=("doc",))
+    world.put(a=("1", "1", 1), b=("1", "1", 2))
+    words.bad.add("b")
+    words.run()
+    assert run(world, sizes, scope).up_to_date == {"a"}
+    words.at("2")
+    feature.register("t")
+    assert run(world, sizes, scope).up_to_date == set()
+
+
+def test_partitions_of_parents_without_children_are_settled(world: World) -> None:
+    pages = update(world, world.pages(), lambda s: [{"page": n} for n in range(s["pages"])])
+    columns = {"page": Column("int"), "pages": Column("int")}
+    by_id = Scope(lambda sample: sample["doc"], columns=("doc",))
+    world.put(a=("1", "1", 0), b=("1", "1", 1))
+    for _ in range(2):
+        assert run(world, pages, by_id).up_to_date == {"a", "b"}
+    by_pages = Scope(lambda sample: str(sample["pages"]), columns=("pages",))
+    other = update(
+        world,
+        world.define(replace(pages.feature, key="t/others", columns=columns)),
+        lambda s: [{"page": n} for n in range(s["pages"])],
+    )
+    for _ in range(2):
+        assert run(world, other, by_pages).up_to_date == {"0", "1"}
+
+
+def test_what_is_below_an_expansion_is_kept_until_its_parent_is_done(world: World) -> None:
+    fields = ({"key": "default", "code_version": "1"},)
+    feature = replace(world.pages(), fields=fields)
+    feature.register("t")
+    below = Feature(
+        "t/sizes", ("doc", "page"), {"size": Column("int")}, deps=({"feature": "t/pages"},)
+    )
+    below = below.with_id_types({"t/pages": feature})
+    below.register("t")
+    sizes = update(world, below, lambda sample: {"size": 1})
+    given = {"a": 2, "b": 2, "c": 1}
+
+    def compute(sample: Any) -> list[dict[str, Any]]:
+        return [{"page": n} for n in range(given[sample["doc"]])]
+
+    world.put(a=("1", "1", 1), b=("1", "1", 1), c=("1", "1", 1))
+    run(world, update(world, feature, compute))
+    run(world, sizes)
+    feature = replace(feature, fields=({"key": "default", "code_version": "2"},))
+    feature.register("t")
+    below.register("t")
+    assert run(world, sizes).total.orphaned == 0
+    given.update(a=1, c=0)  # fewer children, and none: done all the same
+    run(world, update(world, feature, compute), only={"a", "c"})
+    assert run(world, sizes).total.orphaned == 2
+    assert {(r["doc"], r["page"]) for r in newest(world, below)} == {("a", 0), ("b", 0), ("b", 1)}
