@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import polars as pl
 import pytest
 from worlds import RUNTIME, World, update
 
@@ -398,3 +399,31 @@ def test_a_lost_ledger_loses_explanations_only(world: World) -> None:
     assert plan(world, updating) == {"b": ("input or code changed", "")}
     run(world, updating)
     assert sorted(compute.calls) == ["a", "b", "b"]
+
+
+def test_force_computes_parents_without_children_too(world: World) -> None:
+    calls: list[str] = []
+
+    def compute(sample: Any) -> list[dict[str, Any]]:
+        calls.append(sample["doc"])
+        return [{"page": n} for n in range(sample["pages"])]
+
+    updating = update(world, world.pages(), compute)
+    world.put(a=("1", "1", 0), b=("1", "1", 1))
+    run(world, updating)
+    assert plan(world, updating) == {}
+    run(world, updating, force=True)
+    assert sorted(calls) == ["a", "a", "b", "b"]
+    world.put(a=("2", "1", 2))
+    run(world, updating)
+    assert sorted(calls) == ["a", "a", "a", "b", "b"]
+
+
+def test_force_refuses_a_null_id_once(world: World) -> None:
+    updating = words(world, Counting())
+    world.put(a=("1", "1", 1), **{"": ("1", "1", 1)})
+    with world.store.open("w") as store:
+        rows = store.read("t/docs").collect().to_native()
+        null = rows.filter(rows["doc"] == "").with_columns(doc=pl.lit(None, pl.String))
+        store.write("t/docs", null.select("doc", "pages", "metaxy_provenance_by_field"))
+    assert run(world, updating, force=True).total.failed == 1

@@ -23,12 +23,16 @@ from dagster_metaxy.increment.selection import Ids
 
 if TYPE_CHECKING:
     import metaxy as mx
+    import polars as pl
 
 _COLUMNS: Mapping[str, Column] = {
     "rows": Column(
         "int", nullable=True, description="Rows that the compute gave; null where it failed."
     ),
     "version": Column("str", description="Provenance of the rows: of the input and the code."),
+    "feature_version": Column(
+        "str", nullable=True, description="The feature version that was computed."
+    ),
     "input": Column("str", description="The versions of the input, by upstream feature, as JSON."),
     "code": Column("str", description="The code version of each field, as JSON."),
     "error": Column("str", nullable=True, description="Name of the error's class."),
@@ -130,17 +134,54 @@ class Ledger:
         """What computing a sample took on average; None where nothing is known."""
         import polars as pl
 
-        with self._graph.use():
-            frame = stores.read(self._store, self._feature.key)
+        frame = self._read("rows", "seconds")
         if frame is None:
             return None
-        done = frame.filter(pl.col("remembered_rows") > 0)
-        mean = done["remembered_seconds"].mean()
+        mean = frame.filter(pl.col("remembered_rows") > 0)["remembered_seconds"].mean()
         return float(mean) if isinstance(mean, int | float) else None
+
+    def childless(self) -> pl.DataFrame | None:
+        """The ids of what is done without rows, and its provenance under Metaxy's name; None where
+        nothing is known."""
+        import polars as pl
+
+        frame = self._read("rows", "version")
+        if frame is None:
+            return None
+        return frame.filter(pl.col("remembered_rows") == 0).select(
+            *self._columns, pl.col("remembered_version").alias(stores.PROVENANCE)
+        )
+
+    def ended(self, version: str) -> pl.DataFrame | None:
+        """The ids of what was computed at a feature version, and in `failed`, whether that failed;
+        None where nothing is known."""
+        import polars as pl
+
+        frame = self._read("feature_version", "error")
+        if frame is None:
+            return None
+        return frame.filter(pl.col("remembered_feature_version") == version).select(
+            *self._columns, failed=pl.col("remembered_error").is_not_null()
+        )
+
+    def _read(self, *names: str) -> pl.DataFrame | None:
+        """Some columns of all entries beside the ids; None where there are none, or they were
+        declared after all entries were written."""
+        wanted = [*self._columns, *(f"remembered_{name}" for name in names)]
+        with self._graph.use():
+            if not self._store.has_feature(self._feature.key):
+                return None
+            there = self._store.read(self._feature.key).collect_schema().names()
+            if not set(wanted) <= set(there):
+                return None
+            return stores.read(self._store, self._feature.key, columns=wanted)
 
     def write(self, entries: Iterable[Entry]) -> None:
         """Remember how computes ended, instead of what was known of these samples before."""
-        rows = [self._row(entry) for entry in entries]
+        import metaxy as mx
+
+        version = mx.current_graph().get_feature_version(self._of)
+        rows = [self._row(entry, version) for entry in entries]
         if rows:
             with self._graph.use():
                 stores.append(self._store, self._feature.key, stores.typed(self._feature, rows))
@@ -183,11 +224,12 @@ class Ledger:
             [ArtifactFile(*file) for file in json.loads(known["files"] or "[]")],
         )
 
-    def _row(self, entry: Entry) -> dict[str, Any]:
+    def _row(self, entry: Entry, feature_version: str) -> dict[str, Any]:
         failure = entry.failure
         known = {
             "rows": entry.rows,
             "version": entry.version,
+            "feature_version": feature_version,
             "input": json.dumps(entry.input, sort_keys=True),
             "code": json.dumps(entry.code, sort_keys=True),
             "error": failure.error if failure else None,

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from dagster_metaxy.declare.feature import Feature
+from dagster_metaxy.declare.feature import AGGREGATION, Feature, identity
 from dagster_metaxy.increment import store as stores
 from dagster_metaxy.increment.conditions import ConditionError, parsed
 from dagster_metaxy.increment.ledger import Entry, Ledger
@@ -95,7 +95,9 @@ class Plan:
         held: Quarantined samples.
         refused: Samples that cannot be computed as they are.
         orphaned: Samples that are deleted.
-        unknown: Samples whose upstream has not run since its code changed, with their partitions.
+        unknown: Stored samples that are kept though Metaxy does not see them upstream, since that has
+            not run since its code changed, or since only others were asked for; with their
+            partitions.
         artifacts: Folders of files that are deleted; looked for only where a plan is asked for.
         seconds: What computing takes by the cost of earlier samples; None where there are none.
         schema: Of the columns that computes see.
@@ -166,6 +168,37 @@ class Plan:
 
 
 @dataclass(frozen=True)
+class Stranded:
+    """Samples of an upstream that Metaxy does not see: their rows are of an older feature version.
+
+    Attributes:
+        upstream: The feature key.
+        at: The places, among the ids of a sample, of those that name them; none where nothing does.
+        ids: The values at these places.
+        untried: Of these, what the upstream has not tried to compute since: what failed there comes
+            only when it is mended.
+        gathered: Whether samples are computed without them, as of a group, or an optional upstream.
+    """
+
+    upstream: str
+    at: Sequence[int]
+    ids: Collection[Ids]
+    untried: Collection[Ids]
+    gathered: bool
+
+    def has(self, ids: Ids) -> bool:
+        """Whether a sample is computed from one of them; of any where nothing tells."""
+        return self._shared(ids) in self.ids
+
+    def holds(self, ids: Ids) -> bool:
+        """Whether a sample would be computed without one that is still to come."""
+        return self.gathered and self._shared(ids) in self.untried
+
+    def _shared(self, ids: Ids) -> Ids:
+        return tuple(ids[place] for place in self.at)
+
+
+@dataclass(frozen=True)
 class Planner:
     """Decides what an update of a computed feature does.
 
@@ -202,22 +235,26 @@ class Planner:
                 f" upstream samples; they have: {', '.join(plan.schema)}"
             )
         parents = self.feature.parent_columns
-        older = self._known(increment.new) | set(increment.stale.select(parents).rows())
+        new = self._undone(increment.new)
+        older = self._known(new) | set(increment.stale.select(parents).rows())
         found: dict[Ids, Task] = {}
-        for frame in (increment.new, increment.stale):
-            for task in self._tasks(frame, plan):
+        refused: dict[Ids, FailedSample] = {}
+        for frame in (new, increment.stale):
+            for task in self._tasks(frame, refused):
                 task.stale = task.ids in older
                 found[task.ids] = task
         forced: set[Ids] = set()
         if self.selection.force:
-            for task in self._tasks(self._forced(plan.schema), plan):
+            for task in self._tasks(self._forced(plan.schema), refused):
                 forced.add(task.ids)
                 if task.ids not in found:
                     task.stale, task.why = True, FORCED
                     found[task.ids] = task
-        self._explain(found, forced, plan)
+        plan.refused.extend(refused.values())
+        stranded = list(self._stranded(plan))
+        self._explain(found, forced, stranded, plan)
         self._select(plan)
-        self._absent(increment, plan)
+        self._absent(increment, stranded, plan)
         return plan
 
     def _forced(self, schema: Iterable[str]) -> pl.DataFrame:
@@ -251,19 +288,31 @@ class Planner:
         frame = stores.read(self.store, self.feature.key, with_feature_history=True)
         return set() if frame is None else set(frame.select(columns).rows())
 
-    def _tasks(self, frame: pl.DataFrame, plan: Plan) -> Iterator[Task]:
+    def _undone(self, new: pl.DataFrame) -> pl.DataFrame:
+        """Without the parents that are done, though they have no children to tell."""
+        if (
+            not self.feature.expansion
+            or new.is_empty()
+            or (done := self.ledger.childless()) is None
+        ):
+            return new
+        on = [*self.feature.parent_columns, stores.PROVENANCE]
+        return new.join(done.cast({c: new.schema[c] for c in on}), on=on, how="anti")
+
+    def _tasks(self, frame: pl.DataFrame, refused: dict[Ids, FailedSample]) -> Iterator[Task]:
+        """What there is to compute; samples that cannot be as they are, are added to `refused`."""
         visible = [column for column in frame.columns if not stores.is_system(column)]
         for ids, rows in self._groups(frame):
             named = self.feature.named(ids)
             if None in ids:
                 # Metaxy takes a null id, and then finds it neither new nor done.
-                plan.refused.append(FailedSample(named, "NullId", "an id column is null"))
+                refused[ids] = FailedSample(named, "NullId", "an id column is null")
                 continue
             samples = [{c: row[c] for c in visible} for row in rows]
             told_by = {c: samples[0][c] for c in self.scope.columns}
             if several := _differing(samples, told_by):
                 if self.scope.keys is None:
-                    plan.refused.append(FailedSample(named, "PartitionError", several))
+                    refused[ids] = FailedSample(named, "PartitionError", several)
                 continue
             yield Task(
                 samples=samples,
@@ -286,12 +335,19 @@ class Planner:
             groups.setdefault(ids, []).append(row)
         return groups.items()
 
-    def _explain(self, found: Mapping[Ids, Task], forced: set[Ids], plan: Plan) -> None:
+    def _explain(
+        self,
+        found: Mapping[Ids, Task],
+        forced: set[Ids],
+        stranded: Sequence[Stranded],
+        plan: Plan,
+    ) -> None:
         """Add to the plan what is to be computed, with the reasons."""
         if not found:
             return
         entries = self.ledger.read(found)
         inputs = self._inputs(set(found))
+        waits: Counter[str] = Counter()
         for ids, task in found.items():
             entry = entries.get(ids)
             task.input = inputs.get(ids, {})
@@ -299,14 +355,21 @@ class Planner:
                 if entry.failure is not None:
                     asked = ids in forced or self.selection.retries(ids, plan.name(ids))
                     failed_before(task, entry.failure, self.quarantine, asked)
-                elif entry.rows == 0 and task.why != FORCED:
-                    continue  # done, though there are no rows to tell
             elif task.why != FORCED and task.stale:
                 task.why, task.detail = self._reason(entry, task)
+            missing = [s.upstream for s in stranded if s.holds(ids)]
             if task.why == QUARANTINED:
                 plan.held.append(task)
+            elif missing and ids not in forced:
+                plan.left.append(task)
+                waits.update(missing)
             else:
                 (plan.tasks if self.scope.covers(task.partition) else plan.left).append(task)
+        plan.notes.extend(
+            f"{_samples(count)} not computed until {upstream} has run: input of them is of its older"
+            " code version. `force` computes them all the same"
+            for upstream, count in waits.items()
+        )
         order(plan.held)
         plan.expect(self.ledger, entries.values())
 
@@ -344,35 +407,48 @@ class Planner:
         """The versions of what samples are computed from, by upstream feature."""
         import metaxy as mx
 
-        parents = self.feature.parent_columns
         found: dict[Ids, dict[str, Any]] = {}
         for dep in self.feature.deps:
             key = dep["feature"]
-            names = {new: old for old, new in (dep.get("rename") or {}).items()}
-            columns = [names.get(c, c) for c in parents]
-            rows = self._upstream_rows(key, columns, wanted)
+            at, columns = self._shared(dep, self.store.read(key).collect_schema().names())
+            if not at:
+                continue
+            shared = {ids: tuple(ids[place] for place in at) for ids in wanted}
             groups: dict[Ids, list[Mapping[str, str]]] = {}
-            for row in rows:
-                ids = tuple(row[c] for c in columns)
-                if ids in wanted:
-                    groups.setdefault(ids, []).append(
-                        _by_field(row["metaxy_data_version_by_field"])
-                    )
+            for row in self._upstream_rows(key, columns, named := {*shared.values()}):
+                if (ids := tuple(row[c] for c in columns)) in named:
+                    versions = _by_field(row["metaxy_data_version_by_field"])
+                    groups.setdefault(ids, []).append(versions)
             version = mx.current_graph().get_feature_version(key) if groups else ""
-            for ids, versions in groups.items():
-                found.setdefault(ids, {})[key] = {
+            inputs = {
+                ids: {
                     "version": version,
                     "samples": len(versions),
                     "fields": {f: _joined([v.get(f) for v in versions]) for f in versions[0]},
                 }
+                for ids, versions in groups.items()
+            }
+            for ids, name in shared.items():
+                if name in inputs:
+                    found.setdefault(ids, {})[key] = inputs[name]
         return found
+
+    def _shared(
+        self, dep: Mapping[str, Any], there: Collection[str]
+    ) -> tuple[Sequence[int], Sequence[str]]:
+        """Which of the parent columns an upstream has: their places, and their names there."""
+        columns = self._names(dep)
+        at = [place for place, column in enumerate(columns) if column in there]
+        return at, [columns[place] for place in at]
+
+    def _names(self, dep: Mapping[str, Any]) -> list[str]:
+        """The names that the parent columns have, or would have, in an upstream."""
+        names = {new: old for old, new in (dep.get("rename") or {}).items()}
+        return [names.get(c, c) for c in self.feature.parent_columns]
 
     def _upstream_rows(
         self, key: str, columns: Sequence[str], wanted: set[Ids]
     ) -> Iterable[Mapping[str, Any]]:
-        head = self.store.read(key).collect_schema().names()
-        if not set(columns) <= set(head):
-            return ()
         if len(wanted) <= stores.IDS_PER_FILTER:
             return stores.rows_of(self.store, key, columns, wanted)
         frame = stores.read(self.store, key)
@@ -397,10 +473,15 @@ class Planner:
             plan.seconds *= len(kept) / len(plan.tasks)
         plan.tasks = kept
 
-    def _absent(self, increment: mx.PolarsIncrement, plan: Plan) -> None:
+    def _absent(
+        self, increment: mx.PolarsIncrement, stranded: Sequence[Stranded], plan: Plan
+    ) -> None:
         """Find the samples that upstream does not have, or that Metaxy does not see there."""
-        unknown = self._unknown(plan)
-        orphaned = set() if self.selection.only else self._orphaned(increment) - unknown
+        orphaned = self._orphaned(increment)
+        unknown = {ids for ids in orphaned if any(s.has(ids) for s in stranded)}
+        orphaned -= unknown
+        if self.selection.only:
+            unknown, orphaned = unknown | orphaned, set()
         above = " or ".join(self.feature.upstream)
         stored = self._partition_columns(orphaned | unknown)
 
@@ -415,22 +496,41 @@ class Planner:
             if self.scope.covers(key := partition(ids)):
                 plan.orphaned.append(Orphan(ids, key, f"no longer in {above}"))
 
-    def _unknown(self, plan: Plan) -> set[Ids]:
-        """Ids that Metaxy does not see upstream, since an upstream has not run with its code."""
-        found: set[Ids] = set()
+    def _stranded(self, plan: Plan) -> Iterator[Stranded]:
+        """What Metaxy does not see of each upstream that has not run with its code."""
+        import metaxy as mx
+
         for dep in self.feature.deps:
-            waiting = stores.stranded(
-                self.store, dep["feature"], self.feature.parent_columns, dep.get("rename")
+            key = dep["feature"]
+            if (upstream := Feature.known(key)) is None:
+                continue
+            own = upstream.parent_columns
+            rows = stores.stranded(self.store, key, own, self._names(dep))
+            if rows is None:
+                continue
+            at, columns = self._shared(dep, rows.columns)
+            ledger = Ledger(self.store, upstream.with_id_types({}))
+            ended = ledger.ended(mx.current_graph().get_feature_version(key))
+            untried = rows
+            if ended is not None:
+                ended = ended.cast({column: rows.schema[column] for column in own})
+                # What is done there, though without rows, is no longer to come.
+                done = ended.filter(~ended["failed"])
+                rows, untried = (rows.join(e, on=own, how="anti") for e in (done, ended))
+            if rows.is_empty():
+                continue
+            found, missing = (
+                {tuple(row[c] for c in columns) for row in frame.iter_rows(named=True)}
+                for frame in (rows, untried)
             )
-            if waiting:
-                found |= waiting
-                plan.notes.append(
-                    f"{len(waiting)} sample{'' if len(waiting) == 1 else 's'} cannot be told, and what"
-                    f" was computed from them is kept: {dep['feature']} has not run since its code"
-                    " version changed. Run it, or, where it is produced elsewhere, push its definition"
-                    " (`mx push`)"
-                )
-        return found
+            kind = (dep.get("lineage") or identity())["relationship"]["type"]
+            gathered = bool(dep.get("optional")) or kind == AGGREGATION
+            yield Stranded(key, at, found, missing, gathered)
+            plan.notes.append(
+                f"{_samples(len(found))} cannot be told, and what was computed from them is kept:"
+                f" {key} has not run since its code version changed. Run it, or, where it is produced"
+                " elsewhere, push its definition (`mx push`)"
+            )
 
     def _orphaned(self, increment: mx.PolarsIncrement) -> set[Ids]:
         """Ids of stored samples that Metaxy does not see upstream."""
@@ -504,6 +604,10 @@ def _differing(samples: Sequence[Sample], told_by: Mapping[str, Any]) -> str | N
             shown = ", ".join(values[:5]) + (", ..." if len(values) > 5 else "")
             return f"its samples differ in {column!r}, by which partitions are found: {shown}"
     return None
+
+
+def _samples(count: int) -> str:
+    return f"{count} sample{'' if count == 1 else 's'}"
 
 
 def _by_field(value: Any) -> Mapping[str, str]:

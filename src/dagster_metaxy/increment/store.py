@@ -371,42 +371,47 @@ def _any_of(columns: Sequence[str], ids: Collection[tuple[Any, ...]]) -> Iterato
 
 
 def stranded(
-    store: mx.MetadataStore,
-    upstream: str,
-    columns: Sequence[str],
-    rename: Mapping[str, str] | None = None,
-) -> set[tuple[Any, ...]]:
-    """Ids of upstream samples of which the newest row is of an older feature version.
+    store: mx.MetadataStore, upstream: str, parents: Sequence[str], columns: Sequence[str] = ()
+) -> pl.DataFrame | None:
+    """The rows of upstream samples of which the newest is of an older feature version; None where
+    there are none.
 
     After a code version is bumped, and until the upstream has run again, Metaxy does not see
     these rows and calls everything downstream of them orphaned. It is not. A sample that was
     deleted since, or written anew, even if with fewer children, is not stranded.
+
+    Args:
+        store: An open store.
+        upstream: Its feature key.
+        parents: The columns that name what one call of its compute writes.
+        columns: Further columns to give; those that the rows do not have are left out.
     """
     import metaxy as mx
     import polars as pl
 
     if not has_older_rows(store, upstream):
-        return set()
-    ids = mx.get_feature_by_key(upstream).spec.id_columns
-    rename = rename or {}
-    options: dict[str, Any] = {}
-    if set(columns) <= {rename.get(c, c) for c in ids}:  # groups may be named by other columns
-        system = ("metaxy_deleted_at", "metaxy_updated_at", "metaxy_feature_version")
-        options["columns"] = [*ids, *system]
-    rows = read(store, upstream, with_feature_history=True, include_soft_deleted=True, **options)
+        return None
+    history: dict[str, Any] = {"with_feature_history": True, "include_soft_deleted": True}
+    names = store.read(upstream, **history).collect_schema().names()
+    wanted = list(dict.fromkeys((*parents, *(c for c in columns if c in names))))
+    system = ("metaxy_deleted_at", "metaxy_updated_at", "metaxy_feature_version")
+    ids = mx.get_feature_by_key(upstream).spec.id_columns  # by which Metaxy finds the newest
+    named = list(dict.fromkeys((*ids, *wanted, *system)))
+    rows = read(store, upstream, columns=named, **history)
     if rows is None:
-        return set()
-    rows = rows.rename({old: new for old, new in rename.items() if old in rows.columns})
-    if not set(columns) <= set(rows.columns):
-        return set()
+        return None
     version = mx.current_graph().get_feature_version(upstream)
-    newest = rows.sort(pl.coalesce("metaxy_deleted_at", "metaxy_updated_at")).unique(
-        columns, keep="last"
+    rows = rows.sort(pl.coalesce("metaxy_deleted_at", "metaxy_updated_at"))
+    live, current = (
+        pl.col("metaxy_deleted_at").is_null(),
+        pl.col("metaxy_feature_version") == version,
     )
-    left = newest.filter(
-        pl.col("metaxy_deleted_at").is_null() & (pl.col("metaxy_feature_version") != version)
-    )
-    return set(left.select(columns).rows())
+    left = rows.unique(parents, keep="last").filter(live & ~current)
+    # Of code that was reverted, Metaxy sees the rows.
+    seen = rows.filter(current).unique(parents, keep="last").filter(live)
+    left = left.join(seen, on=parents, how="anti", nulls_equal=True)
+    found = rows.filter(live & ~current).join(left, on=parents, how="semi", nulls_equal=True)
+    return None if found.is_empty() else found.select(wanted)
 
 
 def has_older_rows(store: mx.MetadataStore, key: str) -> bool:

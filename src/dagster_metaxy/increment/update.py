@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -231,7 +231,7 @@ class Update:
             ledger.compact()
             stores.compact(store, self.feature.key)
         outcome.remaining = replace(plan, tasks=undone, orphaned=[])
-        self._settle(store, scope, outcome.remaining, outcome)
+        self._settle(store, ledger, scope, outcome.remaining, outcome)
 
     def _unseen(self, store: mx.MetadataStore) -> Iterator[str]:
         """Notes on upstreams with rows that are all of another version than the one known here."""
@@ -451,21 +451,25 @@ class Update:
         for ids in gone:
             artifacts.remove(ids)
 
-    def _settle(self, store: mx.MetadataStore, scope: Scope, plan: Plan, outcome: Outcome) -> None:
+    def _settle(
+        self,
+        store: mx.MetadataStore,
+        ledger: Ledger,
+        scope: Scope,
+        plan: Plan,
+        outcome: Outcome,
+    ) -> None:
         """Find the partitions in which nothing is left to do."""
         if scope.key_of is None:
             return
-        samples = self._samples(store, scope)
-        if samples is None:
-            return
         keys = set()
         outside: list[str] = []
-        for row in samples.iter_rows(named=True):
+        for sample in self._settled(store, ledger, scope):
             try:
-                keys.add(scope.key_of(row))
+                keys.add(scope.key_of(sample))
             except PartitionError as error:
                 outside.append(str(error))
-        pending = {task.partition for task in plan.pending}
+        pending = {*(task.partition for task in plan.pending), *plan.unknown.values()}
         outcome.settle([key for key in keys - pending if scope.covers(key)])
         if outside and scope.keys is None:
             outcome.notes.append(
@@ -473,13 +477,35 @@ class Update:
                 f" them: {outside[0]}"
             )
 
-    def _samples(self, store: mx.MetadataStore, scope: Scope) -> pl.DataFrame | None:
-        """The samples that there are, with the columns that partitions are found by."""
-        # The first upstream that has the columns, since of some of its samples no row may be made.
+    def _settled(
+        self, store: mx.MetadataStore, ledger: Ledger, scope: Scope
+    ) -> Iterator[Mapping[str, Any]]:
+        """What partitions are found by: of all samples with rows, and of those that have none."""
+        columns = list(scope.columns or self.feature.parent_columns)
+        named = list(dict.fromkeys((*self.feature.id_columns, *columns)))
+        frames = [stores.read(store, self.feature.key, columns=named)]
+        if self.feature.expansion and (childless := ledger.childless()) is not None:
+            frames.append(self._parents(store, childless, columns))
+        for frame in frames:
+            if frame is not None:
+                yield from frame.select(columns).unique().iter_rows(named=True)
+
+    def _parents(
+        self, store: mx.MetadataStore, childless: pl.DataFrame, columns: Sequence[str]
+    ) -> pl.DataFrame | None:
+        """Some columns of parents without children, which have them themselves or upstream."""
+        parents = self.feature.parent_columns
+        if childless.is_empty() or set(columns) <= set(parents):
+            return childless
         for dep in self.feature.deps:
+            names = {new: old for old, new in (dep.get("rename") or {}).items()}
+            wanted = {c: names.get(c, c) for c in (*parents, *columns)}
+            there = store.read(dep["feature"]).collect_schema().names()
+            if not set(wanted.values()) <= set(there):
+                continue
             samples = stores.read(store, dep["feature"])
             if samples is not None:
-                samples = samples.rename(dict(dep.get("rename") or {}))
-                if set(scope.columns) <= set(samples.columns):
-                    return samples
-        return stores.read(store, self.feature.key)
+                samples = samples.select(**wanted)
+                ids = childless.cast({c: samples.schema[c] for c in parents})
+                return samples.join(ids, on=list(parents), how="semi")
+        return None
