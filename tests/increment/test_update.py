@@ -329,6 +329,43 @@ class TestArtifacts:
         assert _run(world, update).total == Counts(stale=1, orphaned=1)
         check()
 
+    def test_a_forced_run_that_is_killed_leaves_rows_and_files(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        names = ["a.png"]
+
+        def compute(sample: Sample, context: ComputeContext) -> list[dict[str, Any]]:
+            file = context.artifact(names[0])
+            file.write_text("x")
+            return [{"page": 0, "file": file}]
+
+        def files() -> list[str]:
+            return [str(row["file"]) for row in world.rows("t/pages")]
+
+        world.put(a=("1", "1", 1))
+        update = updating(world, world.pages(artifact=True), compute)
+        forced = replace(RUNTIME, selection=Selection(force=True))
+        _run(world, update)
+        names[0] = "a.jpg"
+
+        def killed(*_: Any) -> None:
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patched:
+            patched.setattr(stores, "append", killed)
+            with pytest.raises(KeyboardInterrupt):
+                update.run(world.store, Scope(), forced)
+        (file,) = files()
+        assert file.endswith("a.png")
+        assert os.path.exists(file)
+        for _ in range(2):
+            update.run(world.store, Scope(), forced)
+            (file,) = files()
+            assert file.endswith("a.jpg")
+            assert os.path.exists(file)
+        # What was replaced is gone; what the killed run left is garbage, which is collected.
+        assert len([*(world.root / "artifacts").rglob("a.*")]) == 2
+
     def test_a_failed_compute_leaves_no_file(self, world: World) -> None:
         def compute(sample: Sample, context: ComputeContext) -> list[dict[str, Any]]:
             (context.artifacts / "half.txt").write_text("x")
@@ -360,12 +397,13 @@ class TestArtifacts:
             unfinished = run.unfinished()
             (unfinished / "x").write_text("x")
             published = run.publish(unfinished, ("id",), "version")
-            assert published.name == "version"
+            assert published.name.startswith("version")
+            assert (published / "x").read_text() == "x"
             run.close()
 
         found = [r for r in local.run(range(300), publish, workers=4) if r is not None]
         assert [result for _, result in found] == [None] * 300
-        assert (tmp_path / "a__b/id/version/x").read_text() == "x"
+        assert len([*(tmp_path / "a__b/id").glob("version*/x")]) == 300  # each has its own
 
     @pytest.mark.parametrize(
         "ids",
