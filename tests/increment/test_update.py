@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -292,6 +293,42 @@ class TestExpansion:
                 _run(world, update)
         assert _run(world, update).total == Counts(stale=1)
         assert self._pages(world) == {"a": [0]}
+
+    @pytest.mark.parametrize("kept", [0, 3])
+    @pytest.mark.parametrize("step", range(5))
+    def test_a_forced_run_that_is_killed(
+        self, world: World, monkeypatch: pytest.MonkeyPatch, step: int, kept: int
+    ) -> None:
+        """At each write of it: of the note, the rows, the deletion, the ledger; or not at all."""
+        world.put(a=("1", "1", 1))
+        numbers = [0, 1, 2]
+        update = updating(world, world.pages(), lambda s: [{"page": n} for n in numbers])
+        _run(world, update)
+        numbers[:] = [n + 1 for n in range(kept)]
+        steps = iter(range(100))
+
+        def killed(function: Any) -> Any:
+            def write(*arguments: Any, **options: Any) -> Any:
+                if next(steps) == step:
+                    raise KeyboardInterrupt
+                return function(*arguments, **options)
+
+            return write
+
+        forced = replace(RUNTIME, selection=Selection(force=True))
+        ends = step >= (4 if kept else 3)
+        with monkeypatch.context() as patched:
+            for name in ("append", "delete"):
+                patched.setattr(stores, name, killed(getattr(stores, name)))
+            with contextlib.nullcontext() if ends else pytest.raises(KeyboardInterrupt):
+                update.run(world.store, Scope(), forced)
+        if step == 0:
+            assert self._pages(world) == {"a": [0, 1, 2]}  # what was there before
+            return
+        total = _run(world, update).total
+        assert total.new + total.stale == (0 if ends else 1)
+        assert self._pages(world) == ({"a": numbers} if kept else {})
+        assert _run(world, update).total == Counts()
 
     def test_wrong_children(self, world: World) -> None:
         world.put(a=("1", "1", 1))

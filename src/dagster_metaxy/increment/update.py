@@ -23,7 +23,7 @@ from dagster_metaxy.increment.compute import (
     Runtime,
     SignatureError,
 )
-from dagster_metaxy.increment.ledger import Entry, Ledger
+from dagster_metaxy.increment.ledger import UNFINISHED, Entry, Ledger
 from dagster_metaxy.increment.outcome import (
     FailedSample,
     Outcome,
@@ -406,23 +406,36 @@ class Update:
         feature = self.feature
         new = {tuple(row[c] for c in feature.id_columns) for row in chunk.rows}
         becomes = {task.ids: task.provenance for task in chunk.tasks}
-        obsolete: set[Ids] = set()
+        # Children that are not there any more, with their parents: of another version, and of this.
+        obsolete: dict[Ids, Ids] = {}
+        leftover: dict[Ids, Ids] = {}
         retired: set[Path] = set()
         # What is replaced matters where children or files may be left over. Children, also those
         # that another run has written since the plan: of two that differ, they would mix.
         replaced = [t.ids for t in chunk.tasks if feature.expansion or (t.stale and artifacts.any)]
         if replaced:
             rows = [*stores.rows_of(store, feature.key, feature.parent_columns, replaced)]
-            obsolete = {tuple(row[c] for c in feature.id_columns) for row in rows} - new
+            for row in rows:
+                if (ids := tuple(row[c] for c in feature.id_columns)) not in new:
+                    parent = tuple(row[c] for c in feature.parent_columns)
+                    same = row[stores.PROVENANCE] == becomes[parent]
+                    (leftover if same else obsolete).setdefault(ids, parent)
             if artifacts.any:
                 retired = artifacts.of_rows(rows, feature.parent_columns, becomes) - chunk.folders
+        hard = self.hard_delete
         if obsolete:
             # Before the new ones: from then on the parent counts as done, and what it no longer
             # has would live for ever.
-            stores.delete(store, feature.key, feature.id_columns, obsolete, hard=self.hard_delete)
+            stores.delete(store, feature.key, feature.id_columns, obsolete, hard=hard)
+        if leftover:
+            # Of the same version, the parent counts as done all the time: what is left to do is
+            # remembered.
+            ledger.write(Entry(parent, UNFINISHED) for parent in set(leftover.values()))
         if chunk.rows:
             stores.append(store, feature.key, stores.typed(feature, chunk.rows))
             outcome.written += len(chunk.rows)
+        if leftover:
+            stores.delete(store, feature.key, feature.id_columns, leftover, hard=hard)
         outcome.kept += len(chunk.tasks)
         ledger.write(chunk.entries)
         # Only what the replaced rows named: another run may have published the next version, and
