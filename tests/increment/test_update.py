@@ -444,18 +444,22 @@ class TestArtifacts:
 
     @pytest.mark.parametrize(
         "ids",
-        [("a",), ("a/b",), ("..",), (".",), ("",), (".work",), ("x" * 300,), ("é 代",), ("a", 3)],
-    )
+        [("a",), ("a/b",), ("..",), (".",), ("",), (".work",), ("x" * 300,), ("é 代",), ("a", 3),
+         ("A.",), ("NUL",), ("com1.txt",), ("aux." + "x" * 300,)],
+    )  # fmt: skip
     def test_names_are_safe(self, ids: tuple[Any, ...]) -> None:
         name = safe_name(ids)
         assert name not in ("", ".", "..", ".work")
         assert "/" not in name
         assert len(name.encode()) < 200
+        assert not name.endswith(".")
+        assert name.lower().partition(".")[0] not in ("nul", "com1", "aux")  # of Windows
 
     def test_names_differ_where_ids_do(self) -> None:
         ids = [("a/b",), ("a%2Fb",), ("a", "b"), ("a,b",), ("",), ("%",), (".",), ("%2E",),
-               ("x" * 300,), ("x" * 301,)]  # fmt: skip
-        assert len({safe_name(i) for i in ids}) == len(ids)
+               ("x" * 300,), ("x" * 301,), ("A/b",), ("Clip",), ("clip",), ("CLIP",), ("clip.",)]  # fmt: skip
+        # Also where the file system knows no case, and drops dots at the end.
+        assert len({safe_name(i).lower().rstrip(".") for i in ids}) == len(ids)
 
 
 def test_scope_limits_to_partitions_and_counts_by_them(world: World) -> None:

@@ -26,6 +26,7 @@ WORK = ".work"
 
 _STALE_AFTER_SECONDS = 24 * 3600
 _LONGEST_NAME = 120
+_RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.IGNORECASE)
 
 
 def is_of(name: str, version: str) -> bool:
@@ -37,12 +38,13 @@ def safe_name(ids: Sequence[Any]) -> str:
     """A folder name for a sample that is unique, readable, and safe for any id.
 
     Whatever is not a letter, a digit, or one of `._-` is percent-encoded, parts are joined by
-    commas, and long names are cut and end in a hash.
+    commas, and long names are cut and end in a hash. So do those that another file system takes for
+    another name, or refuses: it may know no case, or be of Windows.
     """
     name = ",".join(
         re.sub(
             r"[^A-Za-z0-9._-]",
-            lambda m: "".join(f"%{byte:02X}" for byte in m.group().encode("utf-8", "replace")),
+            lambda m: "".join(f"%{byte:02x}" for byte in m.group().encode("utf-8", "replace")),
             str(value),
         )
         for value in ids
@@ -50,9 +52,13 @@ def safe_name(ids: Sequence[Any]) -> str:
     if name.strip(".") == "":  # "", ".", ".."
         name = f"%{name}"
     if name.startswith("."):
-        name = f"%2E{name[1:]}"
-    if len(name) > _LONGEST_NAME:
-        name = f"{name[: _LONGEST_NAME - 17]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
+        name = f"%2e{name[1:]}"
+    unsafe = name != name.lower() or name.endswith(".") or _RESERVED.match(name)
+    if unsafe or len(name) > _LONGEST_NAME:
+        digest = hashlib.sha256(name.encode()).hexdigest()[:16]
+        name = f"{name[: _LONGEST_NAME - 17]}-{digest}"
+        if _RESERVED.match(name):  # Windows looks no further than the first dot
+            name = f"%{name}"
     return name
 
 
