@@ -10,6 +10,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,9 @@ from dagster_metaxy.increment.artifacts import Artifacts, safe_name
 from dagster_metaxy.increment.collection import Collection, find_garbage, remove
 from dagster_metaxy.increment.compute import ComputeContext
 from dagster_metaxy.increment.outcome import Counts
-from dagster_metaxy.increment.selection import Sample, Scope
+from dagster_metaxy.increment.selection import Sample, Scope, Selection
+
+FORCED = replace(RUNTIME, selection=Selection(force=True))
 
 # Runs an update of `t/pages`, each sample with a file per page, and ends as told.
 PROCESS = """
@@ -39,14 +42,14 @@ PROCESS = """
     from worlds import update as updating
     from dagster_metaxy.increment import store
     from dagster_metaxy.increment.selection import Scope
-    from test_collection import pages
+    from test_collection import FORCED, pages
 
     if {killed}:
         store.append = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
     with mx.FeatureGraph().use():
         world = World(Path({root!r}))
         update = updating(world, world.pages(artifact=True), pages, workers=2, chunk_rows=20)
-        update.run(world.store, Scope(), RUNTIME)
+        update.run(world.store, Scope(), {runtime})
     """
 
 
@@ -85,12 +88,15 @@ class Library:
         update = updating(self.world, self.feature, pages)
         return update.run(self.world.store, Scope(), RUNTIME).total
 
-    def process(self, *, killed: bool) -> subprocess.Popen[bytes]:
+    def process(self, *, killed: bool, force: bool = False) -> subprocess.Popen[bytes]:
         script = self.world.root / "run.py"
         tests = Path(__file__).parents[1]
         script.write_text(
             textwrap.dedent(PROCESS).format(
-                tests=str(tests), killed=killed, root=str(self.world.root)
+                tests=str(tests),
+                killed=killed,
+                root=str(self.world.root),
+                runtime="FORCED" if force else "RUNTIME",
             )
         )
         paths = os.pathsep.join([str(tests), str(tests / "increment")])
@@ -98,9 +104,9 @@ class Library:
             [sys.executable, str(script)], env={**os.environ, "PYTHONPATH": paths}
         )
 
-    def killed(self) -> None:
+    def killed(self, force: bool = False) -> None:
         """A process that is killed between publishing files and writing their rows."""
-        assert self.process(killed=True).wait() == -signal.SIGKILL
+        assert self.process(killed=True, force=force).wait() == -signal.SIGKILL
 
     def find(self, before: float | None = None, **options: Any) -> Collection:
         """The garbage, by default of whatever age."""
@@ -173,7 +179,6 @@ def test_what_replaced_and_orphaned_rows_left(
 ) -> None:
     """A run that was killed, or refused, when it removed files."""
     monkeypatch.setattr(Artifacts, "retire", lambda *_: None)
-    monkeypatch.setattr(Artifacts, "remove", lambda *_: None)
     library.world.put(a=("2", "1", 1))
     library.world.drop("b")
     assert library.run() == Counts(stale=1, orphaned=1)
@@ -214,6 +219,38 @@ def test_rows_that_are_written_while_it_looks(
         found = library.find()
     assert ran[1] == Counts(new=1)
     assert found.garbage == []
+
+
+def test_what_a_killed_forced_run_left(library: Library) -> None:
+    """It lies beside what the live rows name, of the same version."""
+    live = library.versions
+    library.killed(force=True)
+    left = library.versions - live
+    assert {folder.parent.name for folder in left} == {"a", "b"}
+    assert library.named == live
+    library.collect()
+    assert library.versions == library.named == live
+
+
+def test_files_that_no_row_names_computed_again(world: World) -> None:
+    """Of the same version, nobody can tell which is whose: both stay until the version changes."""
+
+    def compute(sample: Sample, context: ComputeContext) -> dict[str, int]:
+        context.artifact("thumb.jpg").write_text("x")
+        return {"words": 1}
+
+    world.put(a=("1", "1", 1))
+    update = updating(world, world.words(), compute)
+    update.run(world.store, Scope(), RUNTIME)
+    update.run(world.store, Scope(), FORCED)
+    folder = world.root / "artifacts"
+    assert len([*folder.rglob("thumb.jpg")]) == 2
+    with world.store.open("r") as opened:
+        found = find_garbage(update.feature, folder, [opened], time.time() + 1)
+    assert found.garbage == []
+    world.put(a=("2", "1", 1))
+    update.run(world.store, Scope(), RUNTIME)
+    assert len([*folder.rglob("thumb.jpg")]) == 1
 
 
 @pytest.mark.parametrize("moment", ["before the last look", "after it"])
@@ -281,16 +318,16 @@ def test_an_empty_folder_that_goes_while_a_run_publishes_into_it(
     artifacts = Artifacts(tmp_path, "t/pages")
     unfinished = artifacts.unfinished()
     (unfinished / "x").write_text("x")
-    replace = os.replace
+    rename = os.rename
     gone: list[Path] = []
 
     def collected_first(source: Path, target: Path) -> None:
         if Path(target).name == "version" and not gone:
             gone.append(Path(target).parent)
             gone[0].rmdir()
-        replace(source, target)
+        rename(source, target)
 
-    monkeypatch.setattr(artifacts_module.os, "replace", collected_first)
+    monkeypatch.setattr(artifacts_module.os, "rename", collected_first)
     assert (artifacts.publish(unfinished, ("a",), "version") / "x").read_text() == "x"
     assert gone
 
@@ -402,7 +439,7 @@ class TestOlderCode:
     ) -> None:
         library.code("2")
         library.run()
-        monkeypatch.setattr(Artifacts, "remove", lambda *_: None)
+        monkeypatch.setattr(Artifacts, "retire", lambda *_: None)
         library.world.drop("b")
         assert library.run() == Counts(orphaned=1)
         found = library.find()
@@ -552,12 +589,12 @@ def test_killed_while_it_removes(
 def test_a_folder_that_cannot_be_removed(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("x", "y", "z"):
         (library.folder / name / "version").mkdir(parents=True)
-    replace = os.replace
+    rename = os.replace
 
     def refused(source: Path, target: Path) -> None:
         if Path(source).parent.name == "y":
             raise PermissionError(13, "Permission denied")
-        replace(source, target)
+        rename(source, target)
 
     monkeypatch.setattr(artifacts_module.os, "replace", refused)
     found = library.collect()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from worlds import update as updating
 from dagster_metaxy.declare.columns import Column
 from dagster_metaxy.declare.feature import Feature, aggregation
 from dagster_metaxy.increment import deletion, store
+from dagster_metaxy.increment.artifacts import Artifacts
+from dagster_metaxy.increment.collection import find_garbage, remove
 from dagster_metaxy.increment.compute import ComputeContext
 from dagster_metaxy.increment.deletion import Deletion, delete, plan_deletion
 from dagster_metaxy.increment.outcome import Counts, UpdateError
@@ -66,6 +69,16 @@ class Chain:
         return {tuple(row[c] for c in columns) for row in self.world.rows(key)}
 
     @property
+    def folder(self) -> Path:
+        return self.world.root / "artifacts/t__pages"
+
+    def collect(self) -> None:
+        """Remove the files that no row names."""
+        with self.world.store.open("r") as opened:
+            feature = self.updates[0].feature
+            remove(find_garbage(feature, self.folder.parent, [opened], time.time() + 1))
+
+    @property
     def files(self) -> set[Path]:
         return set((self.world.root / "artifacts").rglob("*.txt"))
 
@@ -87,7 +100,7 @@ def test_what_would_go(chain: Chain) -> None:
     assert planned["t/docs"].samples == [("b",)]
     assert planned["t/words"].samples == [("b",)]
     assert planned["t/pages"].samples == [("b", 0), ("b", 1), ("b", 2)]
-    assert planned["t/pages"].folders == [chain.world.root / "artifacts/t__pages/b"]
+    assert planned["t/pages"].folders == [*chain.folder.glob("b/*")]
     # The group of page 0 has other members, those of 1 and 2 have none left.
     assert planned["t/numbers"].samples == [(1,), (2,)]
     assert planned["t/numbers"].stale == [(0,)]
@@ -130,7 +143,7 @@ def test_of_a_computed_feature_only_what_is_downstream(chain: Chain) -> None:
 def test_some_children_of_a_parent_go_with_their_files(chain: Chain) -> None:
     planned = chain.plan("t/pages", "page = 1 OR doc = 'a'")["t/pages"]
     assert planned.samples == [("a", 0), ("b", 1)]
-    assert planned.folders == [chain.world.root / "artifacts/t__pages/a"]
+    assert planned.folders == [*chain.folder.glob("a/*")]
     assert [file.name for file in planned.files] == ["1.txt"]
     chain.delete("t/pages", "page = 1 OR doc = 'a'")
     assert chain.ids("t/pages", "doc", "page") == {("b", 0), ("b", 2), ("c", 0)}
@@ -287,7 +300,7 @@ def test_killed_in_between(
 
     with monkeypatch.context() as patched:
         patched.setattr(deletion.stores, "delete", counted(store.delete))
-        patched.setattr(deletion.shutil, "rmtree", counted(deletion.shutil.rmtree))
+        patched.setattr(Artifacts, "retire", counted(Artifacts.retire))
         if kill_after < 5:
             with pytest.raises(KeyboardInterrupt):
                 chain.delete("t/docs", "doc = 'b'")
@@ -300,6 +313,7 @@ def test_killed_in_between(
         chain.delete("t/docs", "doc = 'b'")
         assert chain.ids("t/docs", "doc") == {("a",), ("c",)}
     chain.run()
+    chain.collect()
     assert chain.files_follow_rows()
     assert chain.ids("t/pages", "doc") == chain.ids("t/docs", "doc") == chain.ids("t/words", "doc")
     assert chain.run() == [Counts()] * 3
@@ -309,9 +323,43 @@ def test_files_of_a_feature_that_was_deleted_itself_and_killed(
     chain: Chain, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr(deletion.shutil, "rmtree", lambda *_, **__: 1 / 0)
+        patched.setattr(Artifacts, "retire", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             chain.delete("t/pages", "doc = 'b'")
     assert not chain.files_follow_rows()
     chain.delete("t/pages", "doc = 'b'")
     assert chain.files_follow_rows()
+
+
+def test_beside_a_run_that_has_published_and_not_written_yet(
+    chain: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chain.world.put(b=("2", "1", 2))
+    append = store.append
+    deleted: list[str] = []
+
+    def delete_first(opened: Any, key: str, rows: pl.DataFrame) -> None:
+        if key == "t/pages" and not deleted:
+            deleted.append(key)
+            chain.delete("t/pages", "doc = 'b'")
+        append(opened, key, rows)
+
+    monkeypatch.setattr(store, "append", delete_first)
+    assert chain.run()[0] == Counts(stale=1)
+    assert deleted
+    assert chain.ids("t/pages", "doc", "page") == {("a", 0), ("b", 0), ("b", 1), ("c", 0)}
+    assert chain.files_follow_rows()
+
+
+def test_orphans_beside_a_run_that_has_published_and_not_written_yet(
+    chain: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sample came back with other contents."""
+    theirs = Artifacts(chain.folder.parent, "t/pages")
+    unfinished = theirs.unfinished()
+    (unfinished / "0.txt").write_text("x")
+    published = theirs.publish(unfinished, ("b",), "other")
+    chain.world.drop("b")
+    assert chain.run()[0] == Counts(orphaned=1)
+    assert [*chain.folder.glob("b/*")] == [published]
+    assert (published / "0.txt").is_file()

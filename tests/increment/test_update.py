@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -293,6 +294,42 @@ class TestExpansion:
         assert _run(world, update).total == Counts(stale=1)
         assert self._pages(world) == {"a": [0]}
 
+    @pytest.mark.parametrize("kept", [0, 3])
+    @pytest.mark.parametrize("step", range(5))
+    def test_a_forced_run_that_is_killed(
+        self, world: World, monkeypatch: pytest.MonkeyPatch, step: int, kept: int
+    ) -> None:
+        """At each write of it: of the note, the rows, the deletion, the ledger; or not at all."""
+        world.put(a=("1", "1", 1))
+        numbers = [0, 1, 2]
+        update = updating(world, world.pages(), lambda s: [{"page": n} for n in numbers])
+        _run(world, update)
+        numbers[:] = [n + 1 for n in range(kept)]
+        steps = iter(range(100))
+
+        def killed(function: Any) -> Any:
+            def write(*arguments: Any, **options: Any) -> Any:
+                if next(steps) == step:
+                    raise KeyboardInterrupt
+                return function(*arguments, **options)
+
+            return write
+
+        forced = replace(RUNTIME, selection=Selection(force=True))
+        ends = step >= (4 if kept else 3)
+        with monkeypatch.context() as patched:
+            for name in ("append", "delete"):
+                patched.setattr(stores, name, killed(getattr(stores, name)))
+            with contextlib.nullcontext() if ends else pytest.raises(KeyboardInterrupt):
+                update.run(world.store, Scope(), forced)
+        if step == 0:
+            assert self._pages(world) == {"a": [0, 1, 2]}  # what was there before
+            return
+        total = _run(world, update).total
+        assert total.new + total.stale == (0 if ends else 1)
+        assert self._pages(world) == ({"a": numbers} if kept else {})
+        assert _run(world, update).total == Counts()
+
     def test_wrong_children(self, world: World) -> None:
         world.put(a=("1", "1", 1))
         feature = world.pages()
@@ -329,6 +366,43 @@ class TestArtifacts:
         assert _run(world, update).total == Counts(stale=1, orphaned=1)
         check()
 
+    def test_a_forced_run_that_is_killed_leaves_rows_and_files(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        names = ["a.png"]
+
+        def compute(sample: Sample, context: ComputeContext) -> list[dict[str, Any]]:
+            file = context.artifact(names[0])
+            file.write_text("x")
+            return [{"page": 0, "file": file}]
+
+        def files() -> list[str]:
+            return [str(row["file"]) for row in world.rows("t/pages")]
+
+        world.put(a=("1", "1", 1))
+        update = updating(world, world.pages(artifact=True), compute)
+        forced = replace(RUNTIME, selection=Selection(force=True))
+        _run(world, update)
+        names[0] = "a.jpg"
+
+        def killed(*_: Any) -> None:
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patched:
+            patched.setattr(stores, "append", killed)
+            with pytest.raises(KeyboardInterrupt):
+                update.run(world.store, Scope(), forced)
+        (file,) = files()
+        assert file.endswith("a.png")
+        assert os.path.exists(file)
+        for _ in range(2):
+            update.run(world.store, Scope(), forced)
+            (file,) = files()
+            assert file.endswith("a.jpg")
+            assert os.path.exists(file)
+        # What was replaced is gone; what the killed run left is garbage, which is collected.
+        assert len([*(world.root / "artifacts").rglob("a.*")]) == 2
+
     def test_a_failed_compute_leaves_no_file(self, world: World) -> None:
         def compute(sample: Sample, context: ComputeContext) -> list[dict[str, Any]]:
             (context.artifacts / "half.txt").write_text("x")
@@ -360,27 +434,32 @@ class TestArtifacts:
             unfinished = run.unfinished()
             (unfinished / "x").write_text("x")
             published = run.publish(unfinished, ("id",), "version")
-            assert published.name == "version"
+            assert published.name.startswith("version")
+            assert (published / "x").read_text() == "x"
             run.close()
 
         found = [r for r in local.run(range(300), publish, workers=4) if r is not None]
         assert [result for _, result in found] == [None] * 300
-        assert (tmp_path / "a__b/id/version/x").read_text() == "x"
+        assert len([*(tmp_path / "a__b/id").glob("version*/x")]) == 300  # each has its own
 
     @pytest.mark.parametrize(
         "ids",
-        [("a",), ("a/b",), ("..",), (".",), ("",), (".work",), ("x" * 300,), ("é 代",), ("a", 3)],
-    )
+        [("a",), ("a/b",), ("..",), (".",), ("",), (".work",), ("x" * 300,), ("é 代",), ("a", 3),
+         ("A.",), ("NUL",), ("com1.txt",), ("aux." + "x" * 300,)],
+    )  # fmt: skip
     def test_names_are_safe(self, ids: tuple[Any, ...]) -> None:
         name = safe_name(ids)
         assert name not in ("", ".", "..", ".work")
         assert "/" not in name
         assert len(name.encode()) < 200
+        assert not name.endswith(".")
+        assert name.lower().partition(".")[0] not in ("nul", "com1", "aux")  # of Windows
 
     def test_names_differ_where_ids_do(self) -> None:
         ids = [("a/b",), ("a%2Fb",), ("a", "b"), ("a,b",), ("",), ("%",), (".",), ("%2E",),
-               ("x" * 300,), ("x" * 301,)]  # fmt: skip
-        assert len({safe_name(i) for i in ids}) == len(ids)
+               ("x" * 300,), ("x" * 301,), ("A/b",), ("Clip",), ("clip",), ("CLIP",), ("clip.",)]  # fmt: skip
+        # Also where the file system knows no case, and drops dots at the end.
+        assert len({safe_name(i).lower().rstrip(".") for i in ids}) == len(ids)
 
 
 def test_scope_limits_to_partitions_and_counts_by_them(world: World) -> None:

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import hashlib
 import mimetypes
 import os
 import re
 import shutil
-import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from dagster_metaxy.increment.outcome import ArtifactFile
-from dagster_metaxy.increment.store import StoreError
+from dagster_metaxy.increment.selection import Ids
+from dagster_metaxy.increment.store import PROVENANCE, StoreError, is_system
 
 WORK = ".work"
 """In a feature's folder, that of the files that are not finished, a folder for each run."""
@@ -27,20 +26,25 @@ WORK = ".work"
 
 _STALE_AFTER_SECONDS = 24 * 3600
 _LONGEST_NAME = 120
-_AT_FDCWD = -100
-_RENAME_EXCHANGE = 2
+_RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.IGNORECASE)
+
+
+def is_of(name: str, version: str) -> bool:
+    """Whether a folder of that name holds files of a version of a sample."""
+    return name == version or name.startswith(f"{version}-")
 
 
 def safe_name(ids: Sequence[Any]) -> str:
     """A folder name for a sample that is unique, readable, and safe for any id.
 
     Whatever is not a letter, a digit, or one of `._-` is percent-encoded, parts are joined by
-    commas, and long names are cut and end in a hash.
+    commas, and long names are cut and end in a hash. So do those that another file system takes for
+    another name, or refuses: it may know no case, or be of Windows.
     """
     name = ",".join(
         re.sub(
             r"[^A-Za-z0-9._-]",
-            lambda m: "".join(f"%{byte:02X}" for byte in m.group().encode("utf-8", "replace")),
+            lambda m: "".join(f"%{byte:02x}" for byte in m.group().encode("utf-8", "replace")),
             str(value),
         )
         for value in ids
@@ -48,9 +52,13 @@ def safe_name(ids: Sequence[Any]) -> str:
     if name.strip(".") == "":  # "", ".", ".."
         name = f"%{name}"
     if name.startswith("."):
-        name = f"%2E{name[1:]}"
-    if len(name) > _LONGEST_NAME:
-        name = f"{name[: _LONGEST_NAME - 17]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
+        name = f"%2e{name[1:]}"
+    unsafe = name != name.lower() or name.endswith(".") or _RESERVED.match(name)
+    if unsafe or len(name) > _LONGEST_NAME:
+        digest = hashlib.sha256(name.encode()).hexdigest()[:16]
+        name = f"{name[: _LONGEST_NAME - 17]}-{digest}"
+        if _RESERVED.match(name):  # Windows looks no further than the first dot
+            name = f"%{name}"
     return name
 
 
@@ -72,7 +80,8 @@ class Artifacts:
 
     They lie in `<root>/<feature key>/<sample>/<version>/`, the key's parts joined by two
     underscores, as in Metaxy's table names. The version is the sample's provenance, which names the
-    input and the code it came from.
+    input and the code it came from. Computed once more from the same, files lie beside those before
+    in `<version>-<random>`, and the rows tell by their paths which are theirs.
 
     Args:
         root: The folder for the artifacts of all features.
@@ -88,9 +97,54 @@ class Artifacts:
         """Whether the feature has, or had, files at all; most have none."""
         return self.folder.is_dir()
 
-    def of(self, ids: Sequence[Any], version: str = "") -> Path:
-        """The folder of a sample, or of one version of it."""
-        return self.folder / safe_name(ids) / version
+    def of(self, ids: Ids, version: str) -> set[Path]:
+        """The folders of a version of a sample that are there."""
+        sample = self.folder / safe_name(ids)
+        if not sample.is_dir():
+            return set()
+        return {folder for folder in sample.iterdir() if is_of(folder.name, version)}
+
+    def of_rows(
+        self,
+        rows: Iterable[Mapping[str, Any]],
+        columns: Sequence[str],
+        becomes: Mapping[Ids, str] | None = None,
+    ) -> set[Path]:
+        """The folders that rows have their files in.
+
+        They are those that the rows name. A compute may write files that its rows do not name:
+        then, they are all of the rows' version.
+
+        Args:
+            rows: Rows of the feature.
+            columns: The columns that name a sample.
+            becomes: The versions that samples are computed to. Of the same version, only folders
+                that rows name are told from those that are published.
+        """
+        named: dict[tuple[Ids, str], set[Path]] = {}
+        for row in rows:
+            ids, version = tuple(row[c] for c in columns), row[PROVENANCE]
+            named.setdefault((ids, version), set()).update(self._named(ids, version, row))
+        found: set[Path] = set()
+        for (ids, version), folders in named.items():
+            if folders:
+                found |= {folder for folder in folders if folder.is_dir()}
+            elif (becomes or {}).get(ids) != version:
+                found |= self.of(ids, version)
+        return found
+
+    def _named(self, ids: Ids, version: str, row: Mapping[str, Any]) -> Iterator[Path]:
+        """The folders of a version of a sample that a row names."""
+        sample = self.folder / safe_name(ids)
+        # Anywhere in a path: a project may have been moved, or be mounted elsewhere.
+        part = f"/{self.folder.name}/{sample.name}/"
+        for column, value in row.items():
+            if is_system(column):
+                continue
+            for text in _texts(value):
+                _, found, rest = text.rpartition(part)
+                if found and is_of(name := rest.partition("/")[0], version):
+                    yield sample / name
 
     def unfinished(self) -> Path:
         """A new, empty folder for the files of a sample that is being computed.
@@ -122,12 +176,12 @@ class Artifacts:
         shutil.rmtree(self._work, ignore_errors=True)
 
     def publish(self, unfinished: Path, ids: Sequence[Any], version: str) -> Path:
-        """Move the finished files of a sample to their place, in one step.
+        """Move the finished files of a sample to a place of their own, in one step.
 
         Returns:
             The folder they lie in now.
         """
-        target = self.of(ids, version)
+        target = self.folder / safe_name(ids) / version
         for _ in range(10):
             try:
                 target.parent.mkdir(parents=True, exist_ok=True)
@@ -138,21 +192,16 @@ class Artifacts:
             except OSError as error:
                 if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                     raise StoreError(f"artifacts cannot be published: {error}") from error
-            # What is there is of the same input and code: of a run that was killed before it
-            # wrote the row, of one that goes on beside this one, or of the row itself.
-            if _exchange(unfinished, target):
-                shutil.rmtree(unfinished, ignore_errors=True)
-                return target
-            self._discard(target)
+            # What is there may be what the live row names, or what another run is about to write
+            # the row of.
+            target = target.with_name(f"{version}-{uuid.uuid4().hex[:8]}")
         raise StoreError(f"artifacts cannot be published: others keep writing {target}")
 
-    def retire(self, ids: Sequence[Any], version: str) -> None:
+    def retire(self, folder: Path) -> None:
         """Remove the files of a version of a sample, of which no row is live any more."""
-        self._discard(self.of(ids, version))
-
-    def remove(self, ids: Sequence[Any]) -> None:
-        """Remove all files of a sample that is gone."""
-        self._discard(self.of(ids))
+        self._discard(folder)
+        with contextlib.suppress(OSError):  # other versions are in it
+            folder.parent.rmdir()
 
     def discard(self, folder: Path, inode: int) -> None:
         """Remove a folder that is garbage; a kill leaves no half of it under its name.
@@ -185,15 +234,10 @@ class Artifacts:
         shutil.rmtree(discarded, ignore_errors=True)
 
 
-def _exchange(one: Path, other: Path) -> bool:
-    """Have two folders change places in one step, so that a kill leaves no place empty.
-
-    Returns:
-        Whether they did; only Linux can, and not on every file system.
-    """
-    rename = getattr(ctypes.CDLL(None), "renameat2", None) if sys.platform == "linux" else None
-    return (
-        rename is not None
-        and rename(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE)
-        == 0
-    )
+def _texts(value: Any) -> Iterator[str]:
+    """The texts in a value of a row."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _texts(item)

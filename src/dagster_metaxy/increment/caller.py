@@ -38,12 +38,14 @@ class Result:
         error: What went wrong.
         cost: What it took.
         files: The artifacts.
+        folder: Where they lie.
     """
 
     rows: Rows | None = None
     error: Exception | None = None
     cost: Cost = field(default_factory=Cost)
     files: Sequence[ArtifactFile] = ()
+    folder: Path | None = None
 
 
 def results_of(answer: Any, log: Any) -> list[Result]:
@@ -99,7 +101,7 @@ class Caller:
         try:
             rows, folder = self._computed(task)
             files = files_in(folder) if folder is not None else ()
-            return Result(rows, cost=meter.cost(files=files), files=files)
+            return Result(rows, cost=meter.cost(files=files), files=files, folder=folder)
         except Exception as error:
             return Result(error=error, cost=meter.cost())
 

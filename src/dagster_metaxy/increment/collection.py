@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dagster_metaxy.declare.feature import Feature
 from dagster_metaxy.increment import store as stores
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import polars as pl
 
 _VERSION, _UPDATED, _DELETED = "metaxy_feature_version", "metaxy_updated_at", "metaxy_deleted_at"
+_SAMPLE, _FOLDER = "metaxy_sample", "metaxy_folder"
 _NAMED = 3
 
 
@@ -110,9 +111,9 @@ def find_garbage(
 ) -> Collection:
     """The artifacts of a feature that no live row names; nothing is changed.
 
-    A folder stays where a live row is of its sample and version, or names a file in it: a compute
-    may write files that its rows do not name. Links are not followed; they stay, as does what no
-    update makes.
+    A folder stays where a live row names a file in it; or is of its sample and version and names no
+    other folder of these, since a compute may write files that its rows do not name. Links are not
+    followed; they stay, as does what no update makes.
 
     Args:
         feature: The feature, its id columns typed.
@@ -215,27 +216,28 @@ class _Kept:
     def __init__(self, feature: Feature, folder: Path) -> None:
         self._feature = feature
         # Anywhere in a path: a project may have been moved, or be mounted elsewhere.
-        self._path = rf"^.*/{re.escape(folder.name)}/([^/]+)/([^/]+)"
+        self._path = rf"^.*/{re.escape(folder.name)}/(?<{_SAMPLE}>[^/]+)/(?<{_FOLDER}>[^/]+)"
+        self._folders: set[tuple[str, str]] = set()
         self._samples: set[tuple[str, str]] = set()
         self._versions: set[str] = set()
 
     def names(self, folder: Path) -> bool:
         """Whether the folder of a version of a sample stays."""
-        return folder.name in self._versions or _named(folder.parent.name, folder.name) in (
-            self._samples
+        sample, name = folder.parent.name, folder.name
+        # Computed again, a version has folders that end in more.
+        return _named(sample, name) in self._folders or any(
+            version in self._versions or _named(sample, version) in self._samples
+            for version in {name, name.rpartition("-")[0]}
         )
 
     def add_rows_of(self, store: mx.MetadataStore, keep_older: bool) -> bool:
         """Let stay what the live rows in a store name; False where it has none of the feature."""
+        import polars as pl
+
         key = self._feature.key
         if not store.has_feature(key):
             return False
-        options: dict[str, Any] = {
-            "with_feature_history": True,
-            "with_sample_history": True,
-            "include_soft_deleted": True,
-        }
-        schema = store.read(key, **options).collect_schema()
+        schema = store.read(key, **stores.HISTORY).collect_schema()
         ids = [c for c in self._feature.id_columns if c in schema]
         parents = [c for c in self._feature.parent_columns if c in schema]
         texts = [
@@ -243,20 +245,28 @@ class _Kept:
         ]
         system = (stores.PROVENANCE, _VERSION, _UPDATED, _DELETED)
         columns = list(dict.fromkeys((*ids, *parents, *texts, *system)))
-        rows = stores.read(store, key, columns=columns, **options)
+        rows = stores.read(store, key, columns=columns, **stores.HISTORY)
         assert rows is not None
         rows = self._live(rows, ids, parents, keep_older)
+        version = [*parents, stores.PROVENANCE, _VERSION]
+        unnamed = rows.select(version).unique()
+        own = pl.col(_FOLDER) == pl.col(stores.PROVENANCE)
+        own |= pl.col(_FOLDER).str.starts_with(pl.col(stores.PROVENANCE) + "-")
+        for text in texts:
+            values = rows.select(*version, pl.col(text).alias("metaxy_text"))
+            if rows[text].dtype.is_nested():
+                values = values.explode("metaxy_text")
+            found = pl.col("metaxy_text").str.extract_groups(self._path)
+            paths = values.with_columns(found).unnest("metaxy_text").drop_nulls([_SAMPLE, _FOLDER])
+            folders = paths.select(_SAMPLE, _FOLDER).unique()
+            self._folders.update(_named(*names) for names in folders.iter_rows())
+            unnamed = unnamed.join(paths.filter(own), on=version, how="anti", nulls_equal=True)
         kinds = [rows.schema[c] for c in parents]
         if len(parents) == len(self._feature.parent_columns) and all(map(_is_sure, kinds)):
-            for *values, version in rows.select(*parents, stores.PROVENANCE).unique().iter_rows():
-                self._samples.add(_named(safe_name(values), version))
+            for *values, provenance in unnamed.drop(_VERSION).unique().iter_rows():
+                self._samples.add(_named(safe_name(values), provenance))
         else:
-            self._versions.update(rows[stores.PROVENANCE])
-        for text in texts:
-            values = rows[text].explode() if rows[text].dtype.is_nested() else rows[text]
-            paths = values.drop_nulls().unique().str.extract_groups(self._path)
-            for sample, version in paths.struct.unnest().drop_nulls().unique().iter_rows():
-                self._samples.add(_named(sample, version))
+            self._versions.update(unnamed[stores.PROVENANCE])
         return True
 
     def _live(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from dagster_metaxy.declare.errors import did_you_mean
 from dagster_metaxy.declare.feature import AGGREGATION, EXPANSION
 from dagster_metaxy.increment import store as stores
-from dagster_metaxy.increment.artifacts import Artifacts, safe_name
+from dagster_metaxy.increment.artifacts import Artifacts
 from dagster_metaxy.increment.conditions import parsed
 from dagster_metaxy.increment.outcome import UpdateError, sample_name
 
@@ -39,6 +38,7 @@ class Deletion:
         stale: The ids of those that stay, computed from others that go.
         folders: Folders of artifacts, all of whose samples go.
         files: Artifacts of samples that go, in folders of samples that stay.
+        artifacts: Where they lie; None where there are none.
     """
 
     key: str
@@ -48,6 +48,7 @@ class Deletion:
     stale: Sequence[tuple[Any, ...]] = ()
     folders: Sequence[Path] = ()
     files: Sequence[Path] = ()
+    artifacts: Artifacts | None = None
 
     def names(self, count: int) -> list[str]:
         """The first samples that go, as one writes them."""
@@ -114,7 +115,7 @@ def plan_deletion(
     return [
         Deletion(k, tuple(split.spec.id_columns))
         if k in external
-        else split.deletion(Artifacts(artifacts[k], k) if k in artifacts else None)
+        else split.deletion(store_of(k), Artifacts(artifacts[k], k) if k in artifacts else None)
         for k, split in found.items()
     ]
 
@@ -140,10 +141,12 @@ def delete(store_of: StoreOf, deletions: Sequence[Deletion], *, hard: bool = Fal
                 hard=hard,
                 older=True,
             )
-        for folder in deletion.folders:
-            shutil.rmtree(folder, ignore_errors=True)
         for file in deletion.files:
             file.unlink(missing_ok=True)
+        if deletion.artifacts is not None:
+            for folder in deletion.folders:
+                deletion.artifacts.retire(folder)
+            deletion.artifacts.close()
 
 
 def _rows(store: mx.MetadataStore, key: str) -> tuple[pl.DataFrame | None, pl.DataFrame | None]:
@@ -264,14 +267,15 @@ class _Split:
         if self.stale is not None:
             self.stale = _matching(self.stale, ids, columns, how="anti")
 
-    def deletion(self, artifacts: Artifacts | None) -> Deletion:
+    def deletion(self, store: mx.MetadataStore, artifacts: Artifacts | None) -> Deletion:
         """What goes, with its artifacts."""
         import metaxy as mx
         import polars as pl
 
         ids = tuple(self.spec.id_columns)
         rows = self.going if self.going is not None else pl.DataFrame()
-        folders, files = self._artifacts(artifacts) if artifacts and artifacts.any else ((), ())
+        artifacts = artifacts if artifacts and artifacts.any else None
+        folders, files = self._artifacts(store, artifacts) if artifacts else ((), ())
         older = 0
         if not rows.is_empty():
             rows = rows.sort(ids)
@@ -285,9 +289,12 @@ class _Split:
             stale=[] if self.stale is None else self.stale.select(ids).sort(ids).rows(),
             folders=folders,
             files=files,
+            artifacts=artifacts,
         )
 
-    def _artifacts(self, artifacts: Artifacts) -> tuple[list[Path], list[Path]]:
+    def _artifacts(
+        self, store: mx.MetadataStore, artifacts: Artifacts
+    ) -> tuple[list[Path], list[Path]]:
         parents = self.parents
         kept: set[tuple[Any, ...]] = set()
         files: set[str] = set()
@@ -297,11 +304,10 @@ class _Split:
             gone |= set(self.going.select(parents).rows())
             named = _files_in(artifacts.folder, self.going)
             files = named - _files_in(artifacts.folder, self.staying) if named else named
-        folders = [
-            folder
-            for folder in sorted(artifacts.folder / safe_name(ids) for ids in gone - kept)
-            if folder.is_dir()
-        ]
+        # Of all the rows that were ever written, as a deletion that was killed may have left files;
+        # but not what a run beside this one has published, of which it is about to write the row.
+        rows = stores.rows_of(store, self.key, parents, gone - kept, **stores.HISTORY)
+        folders = sorted(artifacts.of_rows(rows, parents))
         going = {*folders}
         return folders, [f for f in sorted(map(Path, files)) if not going & {*f.parents}]
 

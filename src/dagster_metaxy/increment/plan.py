@@ -250,6 +250,12 @@ class Planner:
                 if task.ids not in found:
                     task.stale, task.why = True, FORCED
                     found[task.ids] = task
+        if self.feature.expansion and (unfinished := self.ledger.unfinished() - set(found)):
+            frame = self._all()
+            begun = frame.filter([ids in unfinished for ids in frame.select(parents).rows()])
+            for task in self._tasks(begun, refused):
+                task.stale, task.why, task.detail = True, FORCED, "a run was killed in it"
+                found[task.ids] = task
         plan.refused.extend(refused.values())
         stranded = list(self._stranded(plan))
         self._explain(found, forced, stranded, plan)
@@ -261,8 +267,7 @@ class Planner:
         """The samples that a forced run computes, up to date or not."""
         import narwhals as nw
 
-        increment = self.store.resolve_update(self.feature.key, lazy=True, skip_comparison=True)
-        frame = increment.collect().to_polars().new
+        frame = self._all()
         if isinstance(self.selection.force, str):
             condition = parsed(self.selection.force)
             try:
@@ -273,6 +278,11 @@ class Planner:
                     f" samples do not have; they have: {', '.join(schema)}"
                 ) from error
         return frame
+
+    def _all(self) -> pl.DataFrame:
+        """All samples that can be computed."""
+        increment = self.store.resolve_update(self.feature.key, lazy=True, skip_comparison=True)
+        return increment.collect().to_polars().new
 
     def _known(self, new: pl.DataFrame) -> set[Ids]:
         """Ids that Metaxy calls new, though there are rows of them of an older feature version."""

@@ -36,6 +36,13 @@ SMALL_FILES = 100
 
 IDS_PER_FILTER = 5_000
 
+HISTORY: Mapping[str, Any] = {
+    "with_feature_history": True,
+    "with_sample_history": True,
+    "include_soft_deleted": True,
+}
+"""Options of `read`: every row that was ever written and not removed."""
+
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 

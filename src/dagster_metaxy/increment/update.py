@@ -23,7 +23,7 @@ from dagster_metaxy.increment.compute import (
     Runtime,
     SignatureError,
 )
-from dagster_metaxy.increment.ledger import Entry, Ledger
+from dagster_metaxy.increment.ledger import UNFINISHED, Entry, Ledger
 from dagster_metaxy.increment.outcome import (
     FailedSample,
     Outcome,
@@ -61,12 +61,14 @@ class Chunk:
     Attributes:
         tasks: Those that are done.
         rows: Their rows.
+        folders: Where their files lie.
         entries: What is remembered of these, and of failed ones.
         since: When the chunk was begun.
     """
 
     tasks: list[Task] = field(default_factory=list)
     rows: Rows = field(default_factory=list)
+    folders: set[Path] = field(default_factory=set)
     entries: list[Entry] = field(default_factory=list)
     since: float = field(default_factory=time.monotonic)
 
@@ -184,14 +186,22 @@ class Update:
         artifacts = Artifacts(self.artifacts, self.feature.key)
         if not artifacts.any:
             return []
-        found = {artifacts.of(orphan.ids) for orphan in plan.orphaned}
-        becomes = {task.ids: task.provenance for task in plan.tasks if task.stale}
         parents = self.feature.parent_columns
-        for row in stores.rows_of(store, self.feature.key, parents, becomes):
-            ids = tuple(row[c] for c in parents)
-            if row[stores.PROVENANCE] != becomes[ids]:
-                found.add(artifacts.of(ids, row[stores.PROVENANCE]))
-        return sorted(folder for folder in found if folder.is_dir())
+        becomes = {task.ids: task.provenance for task in plan.tasks if task.stale}
+        rows = stores.rows_of(store, self.feature.key, parents, becomes)
+        found = artifacts.of_rows(rows, parents, becomes)
+        found |= self._artifacts_of(store, artifacts, [orphan.ids for orphan in plan.orphaned])
+        return sorted(found)
+
+    def _artifacts_of(
+        self, store: mx.MetadataStore, artifacts: Artifacts, ids: Sequence[Ids]
+    ) -> set[Path]:
+        """The folders of all files that samples have, or had with older code."""
+        if not artifacts.any:
+            return set()
+        parents = self.feature.parent_columns
+        rows = stores.rows_of(store, self.feature.key, parents, ids, **stores.HISTORY)
+        return artifacts.of_rows(rows, parents)
 
     def _unwritten(self, store: mx.MetadataStore) -> list[str]:
         """Upstream features that were never written."""
@@ -342,6 +352,8 @@ class Update:
             return [replace(task, failure=failure)]
         chunk.tasks.append(task)
         chunk.rows.extend(result.rows)
+        if result.folder is not None:
+            chunk.folders.add(result.folder)
         chunk.entries.append(self._entry(task, result, None))
         outcome.cost(self.feature.named(task.ids), result.cost)
         outcome.wrote(result.files)
@@ -398,31 +410,43 @@ class Update:
             return
         feature = self.feature
         new = {tuple(row[c] for c in feature.id_columns) for row in chunk.rows}
-        obsolete: set[Ids] = set()
-        retired: set[tuple[Ids, str]] = set()
+        becomes = {task.ids: task.provenance for task in chunk.tasks}
+        # Children that are not there any more, with their parents: of another version, and of this.
+        obsolete: dict[Ids, Ids] = {}
+        leftover: dict[Ids, Ids] = {}
+        retired: set[Path] = set()
         # What is replaced matters where children or files may be left over. Children, also those
         # that another run has written since the plan: of two that differ, they would mix.
         replaced = [t.ids for t in chunk.tasks if feature.expansion or (t.stale and artifacts.any)]
         if replaced:
-            for row in stores.rows_of(store, feature.key, feature.parent_columns, replaced):
-                ids = tuple(row[c] for c in feature.id_columns)
-                if ids not in new:
-                    obsolete.add(ids)
-                parent = tuple(row[c] for c in feature.parent_columns)
-                retired.add((parent, row[stores.PROVENANCE]))
+            rows = [*stores.rows_of(store, feature.key, feature.parent_columns, replaced)]
+            for row in rows:
+                if (ids := tuple(row[c] for c in feature.id_columns)) not in new:
+                    parent = tuple(row[c] for c in feature.parent_columns)
+                    same = row[stores.PROVENANCE] == becomes[parent]
+                    (leftover if same else obsolete).setdefault(ids, parent)
+            if artifacts.any:
+                retired = artifacts.of_rows(rows, feature.parent_columns, becomes) - chunk.folders
+        hard = self.hard_delete
         if obsolete:
             # Before the new ones: from then on the parent counts as done, and what it no longer
             # has would live for ever.
-            stores.delete(store, feature.key, feature.id_columns, obsolete, hard=self.hard_delete)
+            stores.delete(store, feature.key, feature.id_columns, obsolete, hard=hard)
+        if leftover:
+            # Of the same version, the parent counts as done all the time: what is left to do is
+            # remembered.
+            ledger.write(Entry(parent, UNFINISHED) for parent in set(leftover.values()))
         if chunk.rows:
             stores.append(store, feature.key, stores.typed(feature, chunk.rows))
             outcome.written += len(chunk.rows)
+        if leftover:
+            stores.delete(store, feature.key, feature.id_columns, leftover, hard=hard)
         outcome.kept += len(chunk.tasks)
         ledger.write(chunk.entries)
         # Only what the replaced rows named: another run may have published the next version, and
         # rows of older feature versions come back when code is reverted.
-        for parent, version in retired - {(task.ids, task.provenance) for task in chunk.tasks}:
-            artifacts.retire(parent, version)
+        for folder in retired:
+            artifacts.retire(folder)
 
     def _delete_orphans(
         self,
@@ -437,6 +461,7 @@ class Update:
         for orphan in plan.orphaned:
             outcome.count("orphaned", orphan.partition)
         gone = [orphan.ids for orphan in plan.orphaned]
+        folders = self._artifacts_of(store, artifacts, gone)
         # Rows first: a sample that comes back after a kill in between would be taken for done, without
         # its files. Files without rows are garbage, which is collected.
         stores.delete(
@@ -448,8 +473,9 @@ class Update:
             older=stores.has_older_rows(store, self.feature.key),
         )
         ledger.delete(gone)
-        for ids in gone:
-            artifacts.remove(ids)
+        # Not what another run has published since, of which it is about to write the row.
+        for folder in folders:
+            artifacts.retire(folder)
 
     def _settle(
         self,
