@@ -31,7 +31,7 @@ import polars as pl
 
 from dagster_metaxy.components._asset import FeatureAsset
 from dagster_metaxy.declare.columns import Column
-from dagster_metaxy.declare.feature import Feature
+from dagster_metaxy.declare.feature import Feature, expansion
 from dagster_metaxy.declare.project import load_project, starter_config
 from dagster_metaxy.increment.compute import Compute, Runtime
 from dagster_metaxy.increment.update import Scope, Update
@@ -44,6 +44,10 @@ QUIET = {"loggers": {"console": {"config": {"log_level": "ERROR"}}}}
 
 def compute(sample: dict[str, int]) -> dict[str, int]:
     return {"words": sample["pages"] * 100}
+
+
+def odd_pages(sample: dict[str, int]) -> list[dict[str, int]]:
+    return [{"page": 1}] * (sample["pages"] % 2)
 
 
 def compute_batch(samples: pl.DataFrame) -> pl.DataFrame:
@@ -115,12 +119,16 @@ class Bench:
         return Update(self.features[name], Compute(function), folder, batch_size=5000, **options)
 
     def update(
-        self, name: str = "update", function: Callable[..., object] = compute, **options: Any
+        self,
+        name: str = "update",
+        function: Callable[..., object] = compute,
+        scope: Scope | None = None,
+        **options: Any,
     ) -> int:
         """Run an update; gives the number of rows that were written."""
         update = self._update(name, function, **options)
         runtime = Runtime(logging.getLogger("bench"))
-        return update.run(self.project.store(), Scope(), runtime).written
+        return update.run(self.project.store(), scope or Scope(), runtime).written
 
     def asset(self) -> int:
         """Materialize the asset; gives the number of rows that were written."""
@@ -218,6 +226,40 @@ def everything(title: str, bench: Bench, samples: int) -> None:
         )
 
 
+def resolved(store: mx.MetadataStore, key: str) -> None:
+    store.resolve_update(key).to_polars()
+
+
+def unchanged(samples: int) -> None:
+    """Print what updates cost that find nothing to do: of samples in a partition each, and of
+    parents half of which have no children."""
+    with tempfile.TemporaryDirectory() as folder, mx.FeatureGraph().use():
+        bench = Bench(Path(folder))
+        bench.put("1", range(samples))
+        children = Feature(
+            "b/children",
+            ("doc", "page"),
+            {"doc": Column("str"), "page": Column("int")},
+            deps=({"feature": "b/docs", "lineage": expansion(["doc"])},),
+        )
+        children.register("bench")
+        bench.features["children"] = children
+        by_doc = Scope(lambda sample: sample["doc"], columns=("doc",))
+        cases = (
+            ("partitioned by sample", "update", compute, by_doc),
+            ("half without children", "children", odd_pages, Scope()),
+        )
+        print(f"\nnothing changed of {samples}: seconds (times resolve_update)")
+        for title, name, function, scope in cases:
+            bench.update(name, function, scope)
+            with bench.project.store().open("r") as store:
+                resolve = partial(resolved, store, f"b/{name}")
+                bare = median(timed(resolve) for _ in range(ROUNDS))
+            again = partial(bench.update, name, function, scope)
+            show(title, median(timed(partial(wrote, 0, again)) for _ in range(ROUNDS)), bare)
+    mx.MetaxyConfig.reset()
+
+
 def chunks(samples: int) -> None:
     """Print what a computed sample costs in chunks of 500, in a project of its own."""
     with tempfile.TemporaryDirectory() as folder, mx.FeatureGraph().use():
@@ -274,6 +316,7 @@ def main(samples: int) -> None:
     print(f"{samples} samples, a compute that does nothing")
     few = samples // 10
     chunks(few)
+    unchanged(samples)
     with tempfile.TemporaryDirectory() as folder:
         roots = {few: Path(folder) / "few", samples: Path(folder) / "all"}
         for count, root in roots.items():
