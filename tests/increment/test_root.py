@@ -30,7 +30,7 @@ def _root(feature: Feature, listing: object) -> Root:
     return Root(feature, Compute(listing, lists=True), {"text": "v"})  # type: ignore[arg-type]
 
 
-def _docs(world: World) -> list[object]:
+def _docs(world: World) -> list[str]:
     return sorted(str(row["doc"]) for row in world.rows("t/root"))
 
 
