@@ -508,8 +508,17 @@ class Update:
     ) -> Iterator[Mapping[str, Any]]:
         """What partitions are found by: of all samples with rows, and of those that have none."""
         columns = list(scope.columns or self.feature.parent_columns)
-        named = list(dict.fromkeys((*self.feature.id_columns, *columns)))
-        frames = [stores.read(store, self.feature.key, columns=named)]
+        frames: list[pl.DataFrame | None] = []
+        if store.has_feature(self.feature.key):
+            ids = self.feature.id_columns
+            there = store.read(self.feature.key).collect_schema().names()
+            own = [c for c in dict.fromkeys((*ids, *columns)) if c in there]
+            rows = stores.read(store, self.feature.key, columns=own)
+            # Rows from before the columns were declared do not have them; upstream does.
+            if rows is not None and not set(columns) <= set(there):
+                parents = rows.select(self.feature.parent_columns).unique()
+                rows = self._parents(store, parents, columns)
+            frames.append(rows)
         if self.feature.expansion and (childless := ledger.childless()) is not None:
             frames.append(self._parents(store, childless, columns))
         for frame in frames:
@@ -517,21 +526,23 @@ class Update:
                 yield from frame.select(columns).unique().iter_rows(named=True)
 
     def _parents(
-        self, store: mx.MetadataStore, childless: pl.DataFrame, columns: Sequence[str]
+        self, store: mx.MetadataStore, samples: pl.DataFrame, columns: Sequence[str]
     ) -> pl.DataFrame | None:
-        """Some columns of parents without children, which have them themselves or upstream."""
+        """Some columns of samples, which have them themselves or upstream."""
         parents = self.feature.parent_columns
-        if childless.is_empty() or set(columns) <= set(parents):
-            return childless
+        if samples.is_empty():
+            return None
+        if set(columns) <= set(parents):
+            return samples
         for dep in self.feature.deps:
             names = {new: old for old, new in (dep.get("rename") or {}).items()}
             wanted = {c: names.get(c, c) for c in (*parents, *columns)}
             there = store.read(dep["feature"]).collect_schema().names()
             if not set(wanted.values()) <= set(there):
                 continue
-            samples = stores.read(store, dep["feature"])
-            if samples is not None:
-                samples = samples.select(**wanted)
-                ids = childless.cast({c: samples.schema[c] for c in parents})
-                return samples.join(ids, on=list(parents), how="semi")
+            rows = stores.read(store, dep["feature"])
+            if rows is not None:
+                rows = rows.select(**wanted)
+                ids = samples.select(parents).cast({c: rows.schema[c] for c in parents})  # type: ignore[arg-type]
+                return rows.join(ids, on=list(parents), how="semi")
         return None
