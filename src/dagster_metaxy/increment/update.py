@@ -508,6 +508,10 @@ class Update:
     ) -> Iterator[Mapping[str, Any]]:
         """What partitions are found by: of all samples with rows, and of those that have none."""
         columns = list(scope.columns or self.feature.parent_columns)
+        if len(self.feature.deps) == 1 and (upstream := self._upstream(store, columns)) is not None:
+            # Of some of its samples no row may be made: they are filtered out, and done.
+            yield from upstream.unique().iter_rows(named=True)
+            return
         frames: list[pl.DataFrame | None] = []
         if store.has_feature(self.feature.key):
             ids = self.feature.id_columns
@@ -524,6 +528,16 @@ class Update:
         for frame in frames:
             if frame is not None:
                 yield from frame.select(columns).unique().iter_rows(named=True)
+
+    def _upstream(self, store: mx.MetadataStore, columns: Sequence[str]) -> pl.DataFrame | None:
+        """Some columns of the samples of the only upstream, as they are named here, if it has them."""
+        (dep,) = self.feature.deps
+        names = {new: old for old, new in (dep.get("rename") or {}).items()}
+        wanted = {c: names.get(c, c) for c in columns}
+        if not set(wanted.values()) <= set(store.read(dep["feature"]).collect_schema().names()):
+            return None
+        rows = stores.read(store, dep["feature"])
+        return None if rows is None else rows.select(**wanted)
 
     def _parents(
         self, store: mx.MetadataStore, samples: pl.DataFrame, columns: Sequence[str]
