@@ -94,7 +94,7 @@ def test_the_disk_of_the_store_is_full(tmp_path: Path, small_disk: Path, kind: s
         error = _failed(made, full)
         assert str(error).startswith("t/covers: ")
         assert "o space left" in str(error)
-        assert f"{CHUNK} are in the store and {CHUNK} are not" in str(error)
+        assert re.search(rf"(0|{CHUNK}) are in the store and {CHUNK} are not", str(error))
         (small_disk / "filler").unlink()
         _finishes(made, CHUNK)
 
@@ -173,7 +173,7 @@ def test_files_that_must_not_grow(tmp_path: Path) -> None:
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.startswith("StoreError: t/covers: "), ran.stdout
     assert "File too large" in ran.stdout
-    assert f"{CHUNK} are in the store and {CHUNK} are not" in ran.stdout
+    assert re.search(rf"(0|{CHUNK}) are in the store and {CHUNK} are not", ran.stdout)
     with pipeline(tmp_path) as made:
         assert len(made.rows("t/covers")) == CHUNK
 
