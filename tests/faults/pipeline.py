@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -167,7 +168,7 @@ class Pipeline:
     def lengths(self, samples: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
         """The letters of all pages."""
         pages = sorted((s["page"], s["letters"]) for s in samples)
-        version = Path(samples[0]["file"]).parent.name
+        version = Path(samples[0]["file"]).parent.name.partition("-")[0]
         self._begun("t/lengths", samples[0]["doc"], version, pages)
         return {"letters": sum(letters for _, letters in pages)}
 
@@ -209,9 +210,13 @@ class Pipeline:
 
 
 def _comparable(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row without what is of its run."""
+    """A row without what is of its run, such as which of several folders its files came to lie in."""
     ours = ("metaxy_created_at", "metaxy_updated_at", "metaxy_materialization_id")
-    return {c: v for c, v in row.items() if c not in ours}
+    row = {c: v for c, v in row.items() if c not in ours}
+    for name in ("cover", "file"):
+        if name in row:
+            row[name] = re.sub("-[0-9a-f]{8}/", "/", row[name])
+    return row
 
 
 def cover_text(doc: str, text: str) -> str:
