@@ -290,7 +290,7 @@ class TestExpansion:
             patched.setattr(stores, "append", lambda *_: 1 / 0)
             with pytest.raises(ZeroDivisionError):
                 _run(world, update)
-        assert _run(world, update).total == Counts(stale=1)
+        assert _run(world, update).total == Counts(new=1)
         assert self._pages(world) == {"a": [0]}
 
     def test_wrong_children(self, world: World) -> None:

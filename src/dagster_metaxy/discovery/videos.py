@@ -601,7 +601,7 @@ class Videos:
             return
         if gone:
             ids = [(video_id,) for video_id in gone]
-            stores.delete(store, self.feature.key, ["video_id"], ids, older=True)
+            stores.delete(store, self.feature.key, ["video_id"], ids, older="deleted")
             for partition in gone.values():
                 outcome.count("orphaned", partition)
 

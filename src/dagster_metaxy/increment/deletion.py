@@ -138,7 +138,7 @@ def delete(store_of: StoreOf, deletions: Sequence[Deletion], *, hard: bool = Fal
                 deletion.id_columns,
                 deletion.samples,
                 hard=hard,
-                older=True,
+                older="deleted",
             )
         for folder in deletion.folders:
             shutil.rmtree(folder, ignore_errors=True)

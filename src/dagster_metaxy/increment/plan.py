@@ -435,10 +435,12 @@ class Planner:
         """Ids of stored samples that Metaxy does not see upstream."""
         parents = self.feature.parent_columns
         orphaned = set(increment.orphaned.select(parents).rows())
-        if not increment.new.is_empty() and stores.has_older_rows(self.store, self.feature.key):
+        if stores.has_older_rows(self.store, self.feature.key):
             # Samples that went while the code version changed have rows of the older one only.
-            history = stores.read(self.store, self.feature.key, with_feature_history=True)
-            rows = stores.read(self.store, self.feature.key)
+            ids = list(dict.fromkeys((*self.feature.id_columns, *parents)))
+            key = self.feature.key
+            history = stores.read(self.store, key, with_feature_history=True, columns=ids)
+            rows = stores.read(self.store, key, columns=ids)
             current = set(rows.select(parents).rows()) if rows is not None else set()
             everything = set(history.select(parents).rows()) if history is not None else set()
             orphaned |= everything - current - set(increment.new.select(parents).rows())

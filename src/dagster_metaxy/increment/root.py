@@ -106,7 +106,9 @@ class Root:
                 for partition in gone.values():
                     outcome.count("orphaned", partition)
                 ids = self.feature.id_columns
-                stores.delete(store, self.feature.key, ids, gone, hard=self.hard_delete, older=True)
+                stores.delete(
+                    store, self.feature.key, ids, gone, hard=self.hard_delete, older="deleted"
+                )
             stores.compact(store, self.feature.key)
             self._remember(store, scope, outcome)
         outcome.settle({scope.key(row) for row in rows.values()})

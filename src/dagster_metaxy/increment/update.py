@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -420,23 +421,33 @@ class Update:
         if not chunk.entries:
             return
         feature = self.feature
-        new = {tuple(row[c] for c in feature.id_columns) for row in chunk.rows}
-        obsolete: set[Ids] = set()
-        retired: set[tuple[Ids, str]] = set()
+        read = partial(stores.rows_of, store, feature.key, feature.parent_columns)
         # What is replaced matters where children or files may be left over. Children, also those
         # that another run has written since the plan: of two that differ, they would mix.
         replaced = [t.ids for t in chunk.tasks if feature.expansion or (t.stale and artifacts.any)]
-        if replaced:
-            for row in stores.rows_of(store, feature.key, feature.parent_columns, replaced):
-                ids = tuple(row[c] for c in feature.id_columns)
-                if ids not in new:
-                    obsolete.add(ids)
-                parent = tuple(row[c] for c in feature.parent_columns)
-                retired.add((parent, row[stores.PROVENANCE]))
-        if obsolete:
-            # Before the new ones: from then on the parent counts as done, and what it no longer
-            # has would live for ever.
-            stores.delete(store, feature.key, feature.id_columns, obsolete, hard=self.hard_delete)
+        rows = list(read(replaced)) if replaced else []
+        retired = {(_ids(row, feature.parent_columns), row[stores.PROVENANCE]) for row in rows}
+        if feature.expansion:
+            # Of older code, too: a child that no newer row, not even a deleted one, tells of is
+            # taken downstream for one that is still to be computed.
+            rows += read(replaced, with_feature_history=True)
+            new = {_ids(row, feature.id_columns) for row in chunk.rows}
+            obsolete = {
+                _ids(row, feature.parent_columns)
+                for row in rows
+                if _ids(row, feature.id_columns) not in new
+            }
+            # Before the new ones: from then on the parent counts as done, and what it no longer has
+            # would live for ever. And all of them: were some left by a kill, the parent would count
+            # as done as soon as its input is again what it was.
+            stores.delete(
+                store,
+                feature.key,
+                feature.parent_columns,
+                obsolete,
+                hard=self.hard_delete,
+                older="unseen",
+            )
         if chunk.rows:
             stores.append(store, feature.key, stores.typed(feature, chunk.rows))
             outcome.written += len(chunk.rows)
@@ -444,8 +455,8 @@ class Update:
         ledger.write(chunk.entries)
         # Only what the replaced rows named: another run may have published the next version, and
         # rows of older feature versions come back when code is reverted.
-        for parent, version in retired - {(task.ids, task.provenance) for task in chunk.tasks}:
-            artifacts.retire(parent, version)
+        for ids, version in retired - {(task.ids, task.provenance) for task in chunk.tasks}:
+            artifacts.retire(ids, version)
 
     def _delete_orphans(
         self,
@@ -468,7 +479,7 @@ class Update:
             self.feature.parent_columns,
             gone,
             hard=self.hard_delete,
-            older=stores.has_older_rows(store, self.feature.key),
+            older="deleted",
         )
         ledger.delete(gone)
         for ids in gone:
@@ -506,6 +517,10 @@ class Update:
                 if set(scope.columns) <= set(samples.columns):
                     return samples
         return stores.read(store, self.feature.key)
+
+
+def _ids(row: Mapping[str, Any], columns: Sequence[str]) -> Ids:
+    return tuple(row[c] for c in columns)
 
 
 def _results_of(answer: Any, log: Any) -> list[Result]:
