@@ -139,7 +139,7 @@ def delete(store_of: StoreOf, deletions: Sequence[Deletion], *, hard: bool = Fal
                 deletion.id_columns,
                 deletion.samples,
                 hard=hard,
-                older=True,
+                older="deleted",
             )
         for file in deletion.files:
             file.unlink(missing_ok=True)

@@ -25,9 +25,6 @@ if TYPE_CHECKING:
     import metaxy as mx
     import polars as pl
 
-UNFINISHED = ""
-"""The version of a parent whose children are being replaced by others of the same version."""
-
 _COLUMNS: Mapping[str, Column] = {
     "rows": Column(
         "int", nullable=True, description="Rows that the compute gave; null where it failed."
@@ -126,17 +123,6 @@ class Ledger:
                 frame = stores.read(self._store, self._feature.key)
                 rows = () if frame is None else frame.iter_rows(named=True)
             return {e.ids: e for e in map(self._entry, rows) if e.ids in ids}
-
-    def unfinished(self) -> set[Ids]:
-        """Parents whose children a run began to replace, and was killed."""
-        import narwhals as nw
-
-        version = nw.col("remembered_version")
-        with self._graph.use():
-            rows = stores.read(self._store, self._feature.key, filters=[version == UNFINISHED])
-        # Looked at again: the filter may have seen entries that were replaced.
-        ids = set() if rows is None else set(rows.select(self._columns).rows())
-        return {e.ids for e in self.read(ids).values() if e.version == UNFINISHED} if ids else ids
 
     def all(self) -> list[Entry]:
         """All entries."""

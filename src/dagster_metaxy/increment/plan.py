@@ -250,12 +250,6 @@ class Planner:
                 if task.ids not in found:
                     task.stale, task.why = True, FORCED
                     found[task.ids] = task
-        if self.feature.expansion and (unfinished := self.ledger.unfinished() - set(found)):
-            frame = self._all()
-            begun = frame.filter([ids in unfinished for ids in frame.select(parents).rows()])
-            for task in self._tasks(begun, refused):
-                task.stale, task.why, task.detail = True, FORCED, "a run was killed in it"
-                found[task.ids] = task
         plan.refused.extend(refused.values())
         stranded = list(self._stranded(plan))
         self._explain(found, forced, stranded, plan)
@@ -546,10 +540,12 @@ class Planner:
         """Ids of stored samples that Metaxy does not see upstream."""
         parents = self.feature.parent_columns
         orphaned = set(increment.orphaned.select(parents).rows())
-        if not increment.new.is_empty() and stores.has_older_rows(self.store, self.feature.key):
+        if stores.has_older_rows(self.store, self.feature.key):
             # Samples that went while the code version changed have rows of the older one only.
-            history = stores.read(self.store, self.feature.key, with_feature_history=True)
-            rows = stores.read(self.store, self.feature.key)
+            ids = list(dict.fromkeys((*self.feature.id_columns, *parents)))
+            key = self.feature.key
+            history = stores.read(self.store, key, with_feature_history=True, columns=ids)
+            rows = stores.read(self.store, key, columns=ids)
             current = set(rows.select(parents).rows()) if rows is not None else set()
             everything = set(history.select(parents).rows()) if history is not None else set()
             orphaned |= everything - current - set(increment.new.select(parents).rows())

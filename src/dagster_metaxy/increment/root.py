@@ -417,7 +417,7 @@ def delete_gone(
     rows = stores.rows_of(store, feature.key, ids, gone, with_feature_history=True)
     found = {tuple(row[c] for c in ids): row[stores.UPDATED_AT] for row in rows}
     going = [sample for sample, written_at in gone.items() if found.get(sample) == written_at]
-    stores.delete(store, feature.key, ids, going, hard=hard, older=True)
+    stores.delete(store, feature.key, ids, going, hard=hard, older="deleted")
     return going
 
 

@@ -7,6 +7,7 @@ in `tests/increment/test_store.py`, or in `tests/faults` where it takes several 
 from __future__ import annotations
 
 import contextlib
+import datetime
 import errno
 import random
 import re
@@ -313,7 +314,7 @@ def delete(
     ids: Collection[tuple[Any, ...]],
     *,
     hard: bool = False,
-    older: bool = False,
+    older: Literal["kept", "unseen", "deleted"] = "kept",
 ) -> None:
     """Delete the rows whose `columns` have one of the given values.
 
@@ -325,19 +326,38 @@ def delete(
         columns: The columns that name what goes.
         ids: Their values.
         hard: Whether rows are removed, those of older feature versions, too.
-        older: Whether samples go of which there are only rows of older feature versions.
+        older: What becomes of rows of older feature versions, if not hard: `deleted`, they are when
+            code is reverted, too; `unseen`, they come back then, but until then the newest that is
+            known of each sample is that it is deleted.
 
     Raises:
         StoreError: They cannot be deleted.
     """
     for condition in _any_of(columns, ids):
-        # Metaxy marks the newest row of a sample: of this version, or of any.
-        for history in (False, True) if older and not hard else (hard,):
-            deletion = partial(
-                store.delete, key, condition, soft=not hard, with_feature_history=history
-            )
+        if older == "deleted" and not hard:
+            deletions = [partial(_mark_deleted, store, key, condition)]
+        else:
+            # Metaxy marks the newest row of a sample: of this version, or of any.
+            deletions = [
+                partial(store.delete, key, condition, soft=not hard, with_feature_history=history)
+                for history in ((False, True) if older == "unseen" and not hard else (hard,))
+            ]
+        for deletion in deletions:
             with _writing(store, key):
                 _retrying(deletion)
+
+
+def _mark_deleted(store: mx.MetadataStore, key: str, condition: nw.Expr) -> None:
+    """Mark samples as deleted in each feature version, in one commit."""
+    import metaxy as mx
+    import narwhals as nw
+
+    rows = store.read(key, filters=[condition], with_feature_history=True, with_sample_history=True)
+    ids = mx.get_feature_by_key(key).spec.id_columns
+    marked = rows.unique([*ids, "metaxy_feature_version"], keep="any").with_columns(
+        nw.lit(datetime.datetime.now(datetime.timezone.utc)).alias("metaxy_deleted_at")
+    )
+    store.write(key, marked.to_native(), preserve_feature_version=True)
 
 
 def rows_of(

@@ -23,7 +23,7 @@ from dagster_metaxy.increment.compute import (
     Runtime,
     SignatureError,
 )
-from dagster_metaxy.increment.ledger import UNFINISHED, Entry, Ledger
+from dagster_metaxy.increment.ledger import Entry, Ledger
 from dagster_metaxy.increment.outcome import (
     FailedSample,
     Outcome,
@@ -409,44 +409,50 @@ class Update:
         if not chunk.entries:
             return
         feature = self.feature
-        new = {tuple(row[c] for c in feature.id_columns) for row in chunk.rows}
         becomes = {task.ids: task.provenance for task in chunk.tasks}
-        # Children that are not there any more, with their parents: of another version, and of this.
-        obsolete: dict[Ids, Ids] = {}
-        leftover: dict[Ids, Ids] = {}
         retired: set[Path] = set()
         # What is replaced matters where children or files may be left over. Children, also those
         # that another run has written since the plan: of two that differ, they would mix.
         replaced = [t.ids for t in chunk.tasks if feature.expansion or (t.stale and artifacts.any)]
         if replaced:
-            rows = [*stores.rows_of(store, feature.key, feature.parent_columns, replaced)]
-            for row in rows:
-                if (ids := tuple(row[c] for c in feature.id_columns)) not in new:
-                    parent = tuple(row[c] for c in feature.parent_columns)
-                    same = row[stores.PROVENANCE] == becomes[parent]
-                    (leftover if same else obsolete).setdefault(ids, parent)
+            rows = list(stores.rows_of(store, feature.key, feature.parent_columns, replaced))
             if artifacts.any:
                 retired = artifacts.of_rows(rows, feature.parent_columns, becomes) - chunk.folders
-        hard = self.hard_delete
-        if obsolete:
-            # Before the new ones: from then on the parent counts as done, and what it no longer
-            # has would live for ever.
-            stores.delete(store, feature.key, feature.id_columns, obsolete, hard=hard)
-        if leftover:
-            # Of the same version, the parent counts as done all the time: what is left to do is
-            # remembered.
-            ledger.write(Entry(parent, UNFINISHED) for parent in set(leftover.values()))
+            if feature.expansion:
+                self._delete_children(store, chunk, rows, replaced)
         if chunk.rows:
             stores.append(store, feature.key, stores.typed(feature, chunk.rows))
             outcome.written += len(chunk.rows)
-        if leftover:
-            stores.delete(store, feature.key, feature.id_columns, leftover, hard=hard)
         outcome.kept += len(chunk.tasks)
         ledger.write(chunk.entries)
         # Only what the replaced rows named: another run may have published the next version, and
         # rows of older feature versions come back when code is reverted.
         for folder in retired:
             artifacts.retire(folder)
+
+    def _delete_children(
+        self,
+        store: mx.MetadataStore,
+        chunk: Chunk,
+        rows: Sequence[Mapping[str, Any]],
+        replaced: Sequence[Ids],
+    ) -> None:
+        """Delete the children of parents that have some which they will not have any more.
+
+        Before the new ones are written: from then on the parent counts as done, and what it no
+        longer has would live for ever. And all of them: with some left by a kill, the parent would
+        count as done as soon as its input is again what it was.
+        """
+        feature = self.feature
+        key, ids, parents = feature.key, feature.id_columns, feature.parent_columns
+        # Of older code, too: a child that no newer row, not even a deleted one, tells of is taken
+        # downstream for one that is still to be computed.
+        older = stores.rows_of(store, key, parents, replaced, with_feature_history=True)
+        new = {_values(row, ids) for row in chunk.rows}
+        obsolete = {
+            _values(row, parents) for row in (*rows, *older) if _values(row, ids) not in new
+        }
+        stores.delete(store, key, parents, obsolete, hard=self.hard_delete, older="unseen")
 
     def _delete_orphans(
         self,
@@ -470,7 +476,7 @@ class Update:
             self.feature.parent_columns,
             gone,
             hard=self.hard_delete,
-            older=stores.has_older_rows(store, self.feature.key),
+            older="deleted",
         )
         ledger.delete(gone)
         # Not what another run has published since, of which it is about to write the row.
@@ -560,3 +566,7 @@ class Update:
                 ids = samples.select(parents).cast({c: rows.schema[c] for c in parents})  # type: ignore[arg-type]
                 return rows.join(ids, on=list(parents), how="semi")
         return None
+
+
+def _values(row: Mapping[str, Any], columns: Sequence[str]) -> Ids:
+    return tuple(row[c] for c in columns)

@@ -38,9 +38,8 @@ class DeleteConfig(dg.Config):
     )
     hard: bool = Field(
         default=False,
-        description="Remove rows from the store for good, instead of marking them as deleted: marked"
-        " ones of an older code version come back where code is reverted to it. Needs pyarrow. Files"
-        " go in any case.",
+        description="Remove rows from the store for good, instead of marking them as deleted."
+        " Needs pyarrow. Files go in any case.",
         examples=[True],
     )
 
