@@ -46,13 +46,16 @@ class _Environment:
         return _Variable(name)
 
 
-def rendered_late(context: dg.ResolutionContext, value: Any, annotation: Any) -> Any:
+def rendered_late(
+    context: dg.ResolutionContext, path: Sequence[str | int], value: Any, annotation: Any
+) -> Any:
     """`value` with its templates rendered; where `{{ env.X }}` stands, `dg.EnvVar`.
 
     `{{ env('X', 'default') }}` is the default where X is not set when definitions load.
 
     Args:
-        context: Where `value` stands.
+        context: What the value is part of.
+        path: From there to the value.
         value: What is written.
         annotation: The type that it is for: a variable for a whole number or a truth value is
             another one than that for a text.
@@ -61,24 +64,34 @@ def rendered_late(context: dg.ResolutionContext, value: Any, annotation: Any) ->
         LocatedError: A template fails, a variable is not the whole value, or it stands where Dagster
             reads none.
     """
-    late = context.with_scope(env=_Environment())
+    context = context.with_scope(env=_Environment())
+    below, whole = context, value
+    for part in path:
+        below = below.at_path(part)
+    for part in reversed(path):
+        whole = {part: whole}
     try:
-        found = rendered(late, value)
+        found = rendered(below, value)
     except ResolutionException as error:
-        raise located_template_error(late, error, value) from None
-    return _with_variables(context, found, [annotation])
+        raise located_template_error(context, error, whole) from None
+    return _with_variables(context, tuple(path), found, [annotation])
 
 
-def _with_variables(context: dg.ResolutionContext, value: Any, annotations: Sequence[Any]) -> Any:
+def _with_variables(
+    context: dg.ResolutionContext,
+    path: tuple[str | int, ...],
+    value: Any,
+    annotations: Sequence[Any],
+) -> Any:
     types = [t for annotation in annotations for t in alternatives(annotation)]
     if isinstance(value, Mapping):
         return {
-            key: _with_variables(context.at_path(key), item, _below(types, key))
+            key: _with_variables(context, (*path, key), item, _below(types, key))
             for key, item in value.items()
         }
     if isinstance(value, list | tuple):
         return [
-            _with_variables(context.at_path(index), item, _below(types, index))
+            _with_variables(context, (*path, index), item, _below(types, index))
             for index, item in enumerate(value)
         ]
     if not isinstance(value, _Variable):
@@ -90,8 +103,9 @@ def _with_variables(context: dg.ResolutionContext, value: Any, annotations: Sequ
     names = " or ".join(getattr(t, "__name__", str(t)) for t in types if t is not type(None))
     raise located(
         context,
-        f"{'.'.join(map(str, context.path[-1:]))}: Dagster reads texts, whole numbers and truth"
-        f" values from the environment, and no {names}; write the value itself",
+        f"{'.'.join(map(str, path))}: Dagster reads texts, whole numbers and truth values from the"
+        f" environment, and no {names}; write the value itself",
+        *path,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote
+from urllib.parse import quote
 
 import dagster as dg
 from pydantic import ConfigDict, Field, PrivateAttr, model_validator
@@ -165,6 +165,8 @@ class DatabaseResource(dg.ConfigurableResource):
         url = self._address()
         said = " ".join(str(error).split())
         secrets = {str(url.password or ""), *map(str, url.query.values())}
-        for secret in sorted(secrets | {unquote(s) for s in secrets}, key=len, reverse=True):
+        # As they are in a URL, too.
+        secrets |= {quote(secret, safe="") for secret in secrets}
+        for secret in sorted(secrets, key=len, reverse=True):
             said = said.replace(secret, "***") if secret else said
         return said

@@ -115,9 +115,7 @@ class _Declared:
                         key=True,
                     )
         values = {
-            key: self._value(
-                context.at_path(key), value, fields[key].annotation if key in fields else Any
-            )
+            key: self._value(name, key, value, fields[key].annotation if key in fields else Any)
             for key, value in given.items()
         }
         try:
@@ -153,25 +151,29 @@ class _Declared:
                 context, f"{name}: {cls.__name__} cannot be made: {type(error).__name__}: {said}"
             ) from None
 
-    def _value(self, context: dg.ResolutionContext, value: Any, annotation: Any) -> Any:
+    def _value(self, name: str, key: str, value: Any, annotation: Any) -> Any:
         """What is written for a field; `{resource: name}` is another resource of the mapping."""
         if not (
             isinstance(value, Mapping) and [*value] == ["resource"] and _takes_resource(annotation)
         ):
-            return rendered_late(context, value, annotation)
-        name = value["resource"]
-        if name not in self.values:
+            return rendered_late(self.context, (name, key), value, annotation)
+        needed, place = value["resource"], (name, key, "resource")
+        if needed not in self.values:
             there = ", ".join(map(str, self.values))
             raise located(
-                context,
-                f"there is no resource {name!r} in this file; there are: {there}."
-                + did_you_mean(str(name), map(str, self.values)),
-                "resource",
+                self.context,
+                f"{name}.{key}: there is no resource {needed!r} in this file; there are: {there}."
+                + did_you_mean(str(needed), map(str, self.values)),
+                *place,
             )
-        if name in self.begun:
-            circle = " -> ".join([*self.begun[self.begun.index(name) :], name])
-            raise located(context, f"resources need each other in a circle: {circle}", "resource")
-        return self.resource(name)
+        if needed in self.begun:
+            circle = " -> ".join([*self.begun[self.begun.index(needed) :], needed])
+            raise located(
+                self.context,
+                f"{name}.{key}: resources need each other in a circle: {circle}",
+                *place,
+            )
+        return self.resource(needed)
 
 
 def _takes_resource(annotation: Any) -> bool:
