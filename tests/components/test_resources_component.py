@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from dagster_dg_cli.cli import create_dg_cli
 from projects import Project
 
-import dagster_metaxy.resources._environment as environment
+import dagster_metaxy.resources._extras as extras
 from dagster_metaxy import ResourcesComponent
 from dagster_metaxy.resources import JsonIOManager
 
@@ -304,7 +304,7 @@ def test_mistakes(own: Project, lines: list[str], place: str, sentence: str) -> 
 
 
 def test_an_extra_that_is_not_installed(own: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(environment, "find_spec", lambda name: None)
+    monkeypatch.setattr(extras, "find_spec", lambda name: None)
     for name, fields, needs in (
         ("DatabaseResource", "url: x", "needs sqlalchemy, .*dagster-metaxy[database]"),
         ("ApiResource", "base_url: x", "needs httpx, .*dagster-metaxy[api]"),

@@ -11,6 +11,7 @@ import polars as pl
 import pytest
 import sqlalchemy as sa
 from sqlalchemy import event
+from sqlalchemy.exc import OperationalError
 
 from dagster_metaxy.resources import DatabaseResource, DatabaseUnavailable
 
@@ -123,7 +124,7 @@ def test_nothing_is_connected_before_it_is_asked_for(tmp_path: Path) -> None:
 
 def test_errors_hide_password_and_parameters(url: str) -> None:
     def asks(database: DatabaseResource) -> None:
-        with pytest.raises(sa.exc.OperationalError) as caught:
+        with pytest.raises(OperationalError) as caught:
             database.query("select * from missing where a = :a", {"a": "hunter2"})
         assert "no such table" in str(caught.value)
         assert "hunter2" not in str(caught.value)

@@ -33,7 +33,7 @@ def below(folder: Path) -> list[str]:
     return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
 
 
-def json_assets(seen: list[Any], **options: Any) -> list[dg.AssetsDefinition]:
+def json_assets(seen: list[Any], **options: Any) -> list[Any]:
     """An asset that keeps VALUE, and one that reads it."""
 
     @dg.asset(io_manager_key="files", key_prefix="deep", **options)
@@ -47,7 +47,7 @@ def json_assets(seen: list[Any], **options: Any) -> list[dg.AssetsDefinition]:
     return [kept, look]
 
 
-def frame_assets(seen: list[Any], **options: Any) -> list[dg.AssetsDefinition]:
+def frame_assets(seen: list[Any], **options: Any) -> list[Any]:
     """An asset that keeps FRAME, and one that reads it lazily."""
 
     @dg.asset(io_manager_key="files", **options)
@@ -204,7 +204,7 @@ def s3() -> Iterator[dict[str, Any]]:
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
-    options = {"client_kwargs": {"endpoint_url": f"http://{host}:{port}"}}
+    options: dict[str, Any] = {"client_kwargs": {"endpoint_url": f"http://{host}:{port}"}}
     system = s3fs.S3FileSystem(key="any", secret="any", **options)
     system.mkdir("here")
     system.mkdir("there")

@@ -9,6 +9,7 @@ from typing import Any
 import dagster as dg
 import metaxy as mx
 import pytest
+from metaxy.metadata_store.exceptions import StoreNotOpenError
 from projects import Project
 
 from dagster_metaxy.declare.project import starter_config
@@ -66,7 +67,7 @@ def test_rows_carry_the_id_of_the_run_and_all_is_closed_after_it(
     assert rows["metaxy_materialization_id"].to_list() == [result.run_id]
     (module,) = (m for name, m in sys.modules.items() if name.endswith("defs.books"))
     ((left, _),) = module.LEFT_OPEN
-    with pytest.raises(mx.metadata_store.exceptions.StoreNotOpenError):
+    with pytest.raises(StoreNotOpenError):
         left.read("library/books").collect()
 
 
