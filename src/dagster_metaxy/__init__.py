@@ -13,15 +13,22 @@ if TYPE_CHECKING:
         MetaxyAssetComponent,
         MetaxyJobsComponent,
         PartitionedVideoComponent,
+        ResourcesComponent,
     )
 
 _PUBLIC = {
     "MetaxyAssetComponent": "dagster_metaxy.components",
     "MetaxyJobsComponent": "dagster_metaxy.components",
     "PartitionedVideoComponent": "dagster_metaxy.components",
+    "ResourcesComponent": "dagster_metaxy.components",
 }
 
-__all__ = ["MetaxyAssetComponent", "MetaxyJobsComponent", "PartitionedVideoComponent"]
+__all__ = [
+    "MetaxyAssetComponent",
+    "MetaxyJobsComponent",
+    "PartitionedVideoComponent",
+    "ResourcesComponent",
+]
 
 
 def __getattr__(name: str) -> Any:

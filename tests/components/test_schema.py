@@ -10,9 +10,19 @@ import jsonschema
 import pytest
 import yaml
 
-from dagster_metaxy import MetaxyAssetComponent, MetaxyJobsComponent, PartitionedVideoComponent
+from dagster_metaxy import (
+    MetaxyAssetComponent,
+    MetaxyJobsComponent,
+    PartitionedVideoComponent,
+    ResourcesComponent,
+)
 
-COMPONENTS = [MetaxyAssetComponent, MetaxyJobsComponent, PartitionedVideoComponent]
+COMPONENTS = [
+    MetaxyAssetComponent,
+    MetaxyJobsComponent,
+    PartitionedVideoComponent,
+    ResourcesComponent,
+]
 
 
 def _schema(component: Any) -> dict[str, Any]:

@@ -7,5 +7,11 @@ in dagster, pydantic and the standard library only.
 from dagster_metaxy.components.metaxy_asset.component import MetaxyAssetComponent
 from dagster_metaxy.components.metaxy_jobs.component import MetaxyJobsComponent
 from dagster_metaxy.components.partitioned_video.component import PartitionedVideoComponent
+from dagster_metaxy.components.resources.component import ResourcesComponent
 
-__all__ = ["MetaxyAssetComponent", "MetaxyJobsComponent", "PartitionedVideoComponent"]
+__all__ = [
+    "MetaxyAssetComponent",
+    "MetaxyJobsComponent",
+    "PartitionedVideoComponent",
+    "ResourcesComponent",
+]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import dagster as dg
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator
@@ -84,6 +84,9 @@ class LocatedComponent(dg.Component, dg.Model, dg.Resolvable):
 
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
 
+    # The attributes whose variables from the environment are read when a run starts.
+    late: ClassVar[frozenset[str]] = frozenset()
+
     _context: dg.ResolutionContext | None = PrivateAttr(default=None)
     # What is wrong with this component; it is raised when definitions are built, so that those of
     # other components are told with it.
@@ -105,7 +108,7 @@ class LocatedComponent(dg.Component, dg.Model, dg.Resolvable):
         """The component of a YAML model, which remembers where in the YAML it stands."""
         values = written(model)
         try:
-            check_written(context, model)
+            check_written(context, model, cls.late)
             component = super().resolve_from_model(context, model)
         except (ResolutionException, ValidationError) as raised:
             if isinstance(raised, ValidationError):

@@ -122,21 +122,26 @@ def _with_others(
     return told
 
 
-_checking: ContextVar[bool] = ContextVar("looking for assets in Python", default=False)
+_looking: ContextVar[bool] = ContextVar("looking at what Python defines", default=False)
+
+
+def python_definitions(tree: dg.ComponentTree) -> Sequence[dg.Definitions]:
+    """What the Python files of a project define; nothing where one of them is building a component to
+    find that out."""
+    if _looking.get():
+        return ()
+    token = _looking.set(True)
+    try:
+        return list(definitions_in_python(tree))
+    finally:
+        _looking.reset(token)
 
 
 def _check_asset_keys(tree: dg.ComponentTree, features: ProjectFeatures) -> None:
     """Note where an asset that is written in Python has the key of a feature: Dagster would name the
     key, and no place."""
-    if _checking.get():  # what is looked at builds a component itself
-        return
     declared = {asset.key: key for key, asset in features.assets.items()}
-    token = _checking.set(True)
-    try:
-        found = list(definitions_in_python(tree))
-    finally:
-        _checking.reset(token)
-    for definitions in found:
+    for definitions in python_definitions(tree):
         for asset in definitions.assets or ():
             # Python may also build a component of the tree.
             if not isinstance(asset, dg.AssetsDefinition) or is_of_component(asset):

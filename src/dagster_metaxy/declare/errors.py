@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -139,8 +139,15 @@ def written(model: BaseModel) -> dict[str, Any]:
     return {name: getattr(model, name) for name in model.model_fields_set}
 
 
-def check_written(context: dg.ResolutionContext, model: BaseModel) -> None:
+def check_written(
+    context: dg.ResolutionContext, model: BaseModel, late: Collection[str] = ()
+) -> None:
     """Refuse what can be told of attributes before templates are rendered.
+
+    Args:
+        context: Where the attributes stand.
+        model: The attributes.
+        late: The attributes whose variables from the environment are read when a run starts.
 
     Raises:
         LocatedError: They do not fit the model, or a text takes a variable from the environment
@@ -149,7 +156,7 @@ def check_written(context: dg.ResolutionContext, model: BaseModel) -> None:
     if isinstance(model, _Forgiving) and model._error is not None:
         known = type(model).model_fields
         raise located_validation_error(context, model._error, model._written, known)
-    for path, text in _texts(written(model)):
+    for path, text in _texts({k: v for k, v in written(model).items() if k not in late}):
         for variable in _VARIABLE.finditer(text):
             # Dagster would take null for it, or put the word None into a text.
             if variable[1] not in os.environ:

@@ -1,4 +1,4 @@
-"""Dotted references from YAML to Python functions."""
+"""Dotted references from YAML to Python functions and classes."""
 
 from __future__ import annotations
 
@@ -31,24 +31,44 @@ def resolve_function(context: dg.ResolutionContext, reference: Any) -> Callable[
     value = rendered(context, reference)
     if value is None or callable(value):
         return value
+    function = resolve_object(context, str(value), "function", "compute")
+    if not callable(function):
+        raise located(context, f"{value} is {type(function).__name__}, not a function")
+    return function
+
+
+def resolve_object(context: dg.ResolutionContext, reference: str, noun: str, module: str) -> Any:
+    """What a YAML reference names.
+
+    Args:
+        context: Where the reference stands.
+        reference: `.module.name` for a module beside the YAML file, `package.module.name` for an
+            installed one.
+        noun: What it has to be, for errors.
+        module: What the module beside the YAML file may be called, for errors.
+
+    Raises:
+        LocatedError: The module or the name is not there, or importing it failed.
+    """
     load_context = dg.ComponentLoadContext.from_resolution_context(context)
     beside = load_context.defs_relative_module_name(load_context.path)
-    path = f"{beside}{value}" if str(value).startswith(".") else str(value)
+    path = f"{beside}{reference}" if reference.startswith(".") else reference
     module_name, _, name = path.rpartition(".")
     if not module_name:
         raise located(
             context,
-            f"{value!r} names no function. Write '.compute.{value}' for the function {value!r} in"
-            " compute.py beside this file, or 'package.module.function' for an installed one.",
+            f"{reference!r} names no {noun}. Write '.{module}.{reference}' for the {noun}"
+            f" {reference!r} in {module}.py beside this file, or 'package.module.{noun}' for an"
+            " installed one.",
         )
     try:
-        module = importlib.import_module(module_name)
+        imported = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         missing = error.name or ""
         if module_name == missing or module_name.startswith(missing + "."):
             looked_for = (
-                f"{load_context.path}/{'/'.join(str(value).split('.')[1:-1])}.py"
-                if str(value).startswith(".")
+                f"{load_context.path}/{'/'.join(reference.split('.')[1:-1])}.py"
+                if reference.startswith(".")
                 else f"installed module {module_name}"
             )
             raise located(context, f"there is no {looked_for} to take {name!r} from") from None
@@ -58,21 +78,21 @@ def resolve_function(context: dg.ResolutionContext, reference: Any) -> Callable[
     except Exception as error:
         # Of its traceback, what the user's own module did is of use.
         raise located(context, _failed(module_name, error)) from _in_module(error, module_name)
-    function = getattr(module, name, None)
-    if function is None:
+    found = getattr(imported, name, None)
+    if found is None:
         there = sorted(
             n
-            for n, v in vars(module).items()
-            if not n.startswith("_") and callable(v) and getattr(v, "__module__", "") == module_name
+            for n, v in vars(imported).items()
+            if not n.startswith("_")
+            and callable(v)
+            and str(getattr(v, "__module__", "")).startswith(module_name)
         )
         raise located(
             context,
-            f"{module.__file__} has no function {name!r}; it has: {', '.join(there) or 'none'}."
+            f"{imported.__file__} has no {noun} {name!r}; it has: {', '.join(there) or 'none'}."
             + did_you_mean(name, there),
         )
-    if not callable(function):
-        raise located(context, f"{path} is {type(function).__name__}, not a function")
-    return function
+    return found
 
 
 def _failed(module: str, error: Exception) -> str:
