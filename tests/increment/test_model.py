@@ -130,8 +130,8 @@ class Model:
             match last.get(ids):
                 case (version, "failed") if version == sample.version:
                     held.add(ids)
-                case (version, "empty") if version == sample.version:
-                    pass
+                case (version, "empty") if version == sample.version and ids not in made:
+                    pass  # a run that was killed before its note has rows from since then
                 case _:
                     tasks.add(ids)
         return tasks, held
