@@ -61,13 +61,30 @@ def read(store: mx.MetadataStore, key: str, **options: Any) -> pl.DataFrame | No
         options: As for `MetadataStore.read`.
     """
     import polars as pl
+
+    rows = scan(store, key, **options)
+    if rows is None:
+        return None
+    frame = rows.collect().to_native()
+    return frame if isinstance(frame, pl.DataFrame) else pl.DataFrame(frame)
+
+
+def scan(store: mx.MetadataStore, key: str, **options: Any) -> nw.LazyFrame[Any] | None:
+    """The live rows of a feature, not read yet, or None where it was never written.
+
+    Cheaper than to ask first whether it was: of Delta, that opens the table once more.
+
+    Args:
+        store: An open store.
+        key: The feature key.
+        options: As for `MetadataStore.read`.
+    """
     from metaxy.metadata_store.exceptions import FeatureNotFoundError
 
     try:
-        frame = store.read(key, **options).collect().to_native()
+        return store.read(key, **options)  # type: ignore[return-value]
     except FeatureNotFoundError:
         return None
-    return frame if isinstance(frame, pl.DataFrame) else pl.DataFrame(frame)
 
 
 def field_column(field: str) -> str:
@@ -255,12 +272,10 @@ def check_table(store: mx.MetadataStore, feature: Feature, *, fills: bool = Fals
     import polars as pl
 
     key = feature.key
-    if not store.has_feature(key):
-        return
     # The whole history: a look at the newest rows already needs the id columns.
-    rows = store.read(
-        key, with_feature_history=True, with_sample_history=True, include_soft_deleted=True
-    )
+    rows = scan(store, key, allow_fallback=False, **HISTORY)
+    if rows is None:
+        return
     stored = rows.collect_schema()
     table = store.get_store_info(key).get("uri") or f"of {key!r} in the store"
     for name, column in feature.columns.items():
@@ -445,13 +460,9 @@ def has_older_rows(store: mx.MetadataStore, key: str) -> bool:
     """Whether there are rows of another feature version than the one declared; reads one column."""
     import metaxy as mx
     import narwhals as nw
-    from metaxy.metadata_store.exceptions import FeatureNotFoundError
 
-    try:
-        rows = store.read(
-            key, with_feature_history=True, with_sample_history=True, include_soft_deleted=True
-        )
-    except FeatureNotFoundError:
+    rows = scan(store, key, **HISTORY)
+    if rows is None:
         return False
     older = nw.col("metaxy_feature_version") != mx.current_graph().get_feature_version(key)
     return bool(rows.filter(older).select(nw.len()).collect().item(0, 0))

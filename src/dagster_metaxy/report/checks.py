@@ -138,9 +138,9 @@ def _bad_ids(
         "with_sample_history": True,
         "include_soft_deleted": True,
     }
-    if not store.has_feature(feature.key, check_fallback=True):
+    history = stores.scan(store, feature.key, **options)
+    if history is None:
         return [], []
-    history = store.read(feature.key, **options)
     written = history.group_by(*ids, deleted, updated).agg(nw.len().alias("metaxy_count"))
     null = nw.any_horizontal(*(nw.col(c).is_null() for c in ids), ignore_nulls=True)
     if not written.filter((nw.col("metaxy_count") > 1) | null).head(1).collect().shape[0]:

@@ -12,12 +12,13 @@ import dagster as dg
 
 from dagster_metaxy.declare.feature import Feature
 from dagster_metaxy.increment.outcome import Counts, FailedSample, Outcome
-from dagster_metaxy.increment.store import is_system, opened
+from dagster_metaxy.increment.store import is_system, opened, scan
 from dagster_metaxy.report.tables import metadata_table
 
 if TYPE_CHECKING:
     import metaxy as mx
     import narwhals as nw
+    import polars as pl
 
 PREVIEW_ROWS = 5
 NEVER_WRITTEN = "empty"
@@ -25,6 +26,8 @@ NEVER_WRITTEN = "empty"
 
 FAILED_SHOWN = 100
 REASONS_SHOWN = 100
+
+_CREATED_AT = "metaxy_created_at"
 
 
 def count_metadata(counts: Counts) -> dict[str, Any]:
@@ -119,35 +122,49 @@ def rows_metadata(
     """
     import metaxy.ext.dagster as mxd
     import narwhals as nw
+    import polars as pl
 
     with opened(store, "r"):
-        if not store.has_feature(feature.key, check_fallback=True):
+        everything = rows = scan(store, feature.key)
+        if everything is None or rows is None:
             return {"dagster/row_count": 0}, NEVER_WRITTEN
-        rows = store.read(feature.key)
-        count, data_version = count_and_version(rows)
-        metadata: dict[str, Any] = {"dagster/row_count": count}
+        metadata: dict[str, Any] = {}
         if of_partitions is not None:
             metadata["dagster/partition_row_count"], rows = _slice(rows, *of_partitions)
-        if not rows.implementation.is_polars():  # SQL engines have no last rows, but newest
-            newest = rows.sort("metaxy_created_at", descending=True).head(PREVIEW_ROWS)
-            rows = nw.from_native(newest.collect().to_polars().lazy())
         # Dagster's tables take no bytes.
         there = [n for n, t in rows.collect_schema().items() if t != nw.Binary()]
         shown = [c for c in feature.columns or there if c in there and not is_system(c)]
+        if rows.implementation.is_polars():
+            # At once: polars finds the newest rows of samples once for both.
+            last, times = pl.collect_all(
+                [
+                    rows.select(shown).tail(PREVIEW_ROWS).to_native(),
+                    everything.select(_CREATED_AT).to_native(),
+                ]
+            )
+        else:  # SQL engines have no last rows, but newest
+            newest = rows.sort(_CREATED_AT, descending=True).head(PREVIEW_ROWS)
+            last = newest.select(shown).collect().to_polars()
+            times = everything.select(_CREATED_AT).collect().to_polars()
+        count, data_version = _count_and_version(times)
+        metadata["dagster/row_count"] = count
         metadata["preview"] = mxd.build_table_preview_metadata(
-            rows.select(shown), column_schema(feature), n_rows=PREVIEW_ROWS
+            nw.from_native(last.lazy()), column_schema(feature), n_rows=PREVIEW_ROWS
         )
     return metadata, data_version
 
 
 def count_and_version(rows: nw.LazyFrame[Any]) -> tuple[int, str]:
     """The number of rows, and their data version, as Metaxy makes it for Dagster."""
+    return _count_and_version(rows.select(_CREATED_AT).collect().to_polars())
+
+
+def _count_and_version(times: pl.DataFrame) -> tuple[int, str]:
     import metaxy.ext.dagster as mxd
     import narwhals as nw
 
     # In memory: SQL engines cannot average times, which is what Metaxy's data version is.
-    times = rows.select("metaxy_created_at").collect().to_polars().lazy()
-    stats = mxd.compute_stats_from_lazy_frame(nw.from_native(times))
+    stats = mxd.compute_stats_from_lazy_frame(nw.from_native(times.lazy()))
     return stats.row_count, stats.data_version.value
 
 
