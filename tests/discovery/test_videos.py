@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import metaxy as mx
 import pytest
@@ -12,6 +13,7 @@ from worlds import RUNTIME, World
 
 from dagster_metaxy.discovery import videos as discovery
 from dagster_metaxy.discovery.files import Listing
+from dagster_metaxy.discovery.sources import Files
 from dagster_metaxy.discovery.videos import Videos, videos_feature
 from dagster_metaxy.engines import processes
 from dagster_metaxy.increment.outcome import FailedSample
@@ -35,7 +37,12 @@ def videos(world: World) -> Videos:
     folder.mkdir()
     for name in ("bikes", "portrait"):
         shutil.copy(CLIPS / f"{name}.mp4", folder)
-    return Videos(feature, folder, workers=1)
+    return Videos(feature, Files(folder), workers=1)
+
+
+def _folder(videos: Videos) -> Path:
+    assert isinstance(videos.source, Files)
+    return Path(videos.source.root)
 
 
 def _ids(world: World) -> list[str]:
@@ -46,13 +53,13 @@ def test_what_another_run_writes_while_this_one_lists_stays(world: World, videos
     videos.run(world.store, Scope(), RUNTIME)
 
     class Slow(Videos):
-        def listing(self) -> Listing:
-            listed = super().listing()
-            shutil.copy(CLIPS / "bigbuckbunny.mp4", self.folder)
+        def listing(self, resources: Any = None) -> Listing:
+            listed = super().listing(resources)
+            shutil.copy(CLIPS / "bigbuckbunny.mp4", _folder(self))
             videos.run(world.store, Scope(), RUNTIME)
             return listed
 
-    slow = Slow(videos.feature, videos.folder, workers=1)
+    slow = Slow(videos.feature, videos.source, workers=1)
     outcome = slow.run(world.store, Scope(), RUNTIME)
     assert outcome.total.orphaned == 0
     assert _ids(world) == ["bigbuckbunny", "bikes", "portrait"]
@@ -62,7 +69,7 @@ def test_a_moved_video_that_cannot_be_read_for_a_moment_keeps_its_id(
     world: World, videos: Videos, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     videos.run(world.store, Scope(), RUNTIME)
-    (videos.folder / "bikes.mp4").rename(videos.folder / "moved.mp4")
+    (_folder(videos) / "bikes.mp4").rename(_folder(videos) / "moved.mp4")
     with monkeypatch.context() as patch:
 
         def away(path: str) -> None:
@@ -80,8 +87,8 @@ def test_a_moved_video_that_cannot_be_read_for_a_moment_keeps_its_id(
 
 def test_nothing_goes_while_a_file_cannot_be_looked_at(world: World, videos: Videos) -> None:
     videos.run(world.store, Scope(), RUNTIME)
-    (videos.folder / "bikes.mp4").unlink()
-    link = videos.folder / "elsewhere.mp4"
+    (_folder(videos) / "bikes.mp4").unlink()
+    link = _folder(videos) / "elsewhere.mp4"
     link.symlink_to(world.root / "unmounted")
     for _ in range(2):
         with world.store.open("r") as store:
@@ -96,7 +103,7 @@ def test_nothing_goes_while_a_file_cannot_be_looked_at(world: World, videos: Vid
 
 def test_the_plan_of_an_empty_source_says_what_the_run_does(world: World, videos: Videos) -> None:
     videos.run(world.store, Scope(), RUNTIME)
-    for file in videos.folder.iterdir():
+    for file in _folder(videos).iterdir():
         file.unlink()
     with world.store.open("r") as store:
         plan = videos.plan(store)
@@ -108,7 +115,7 @@ def test_the_plan_of_an_empty_source_says_what_the_run_does(world: World, videos
 
 def test_what_is_out_of_reach_is_known_as_that_from_a_process(tmp_path: Path) -> None:
     """The file is tried again by every run, other than one that is broken."""
-    work = [(str(tmp_path / "away.mp4"), Task([], ("away",), None))]
+    work = [(str(tmp_path / "away.mp4"), None, Task([], ("away",), None))]
     results = [r for r in processes.run(work, discovery._read) if r is not None]
     error = results[0][1]
     assert isinstance(error, Exception)

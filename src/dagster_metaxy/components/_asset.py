@@ -25,6 +25,7 @@ from dagster_metaxy.increment import store as stores
 from dagster_metaxy.increment.compute import Runtime
 from dagster_metaxy.increment.outcome import Counts, Outcome, UpdateError
 from dagster_metaxy.increment.plan import Plan
+from dagster_metaxy.increment.root import Root
 from dagster_metaxy.increment.selection import Scope, Selection
 from dagster_metaxy.increment.update import Update
 from dagster_metaxy.report.checks import CHECKS, FORESEEN, feature_checks
@@ -48,13 +49,12 @@ _OBSERVED_SECONDS = 60.0
 
 
 class Runner(Protocol):
-    """What brings one feature up to date.
+    """What brings one feature up to date."""
 
-    Attributes:
-        foresees: Whether a plan tells what is new or stale, or only a run.
-    """
-
-    foresees: ClassVar[bool]
+    @property
+    def foresees(self) -> bool:
+        """Whether a plan tells what is new or stale, or only a run."""
+        ...
 
     @property
     def feature(self) -> Feature:
@@ -480,7 +480,7 @@ class FeatureAsset:
         """What a run can be asked for; a compute that lists samples is asked for nothing."""
         if isinstance(self.runner, Update):
             return UpdateConfig
-        return RetryConfig if self.runner.foresees else None
+        return None if isinstance(self.runner, Root) else RetryConfig
 
     @property
     def _config_schema(self) -> dict[str, Any]:

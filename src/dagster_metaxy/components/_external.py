@@ -30,7 +30,7 @@ class Elsewhere:
 
     feature: Feature
 
-    foresees: ClassVar[bool] = False
+    foresees = False
 
     def of(self, feature: Feature) -> Elsewhere:
         """The same for `feature`, which is this one with more details."""

@@ -1,16 +1,18 @@
-"""Listing the videos of a local folder."""
+"""Listing the videos of a folder, on a local disk or in an object store."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta, timezone
+from datetime import datetime
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from dagster_metaxy.increment.outcome import UpdateError
+from dagster_metaxy.media import locations
 
 # fmt: off
 VIDEO_ENDINGS = frozenset({
@@ -20,7 +22,9 @@ VIDEO_ENDINGS = frozenset({
 # fmt: on
 """What counts as a video where no glob is given, in upper or lower case."""
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+
+_PAGE = 1_000
+"""Objects that are taken from the list at a time, as many as a request gives."""
 
 
 class SourceError(UpdateError):
@@ -32,22 +36,46 @@ class File:
     """A file as the listing shows it.
 
     Attributes:
-        relative_path: Below the source, with forward slashes.
-        path: Where to open it.
-        size: In bytes.
-        modified_at: Modification time, to the microsecond.
+        relative_path: Below the source, with forward slashes; of a table, the video's id.
+        path: Where to open it: a path, or a URL.
+        size: In bytes; None where only reading tells.
+        modified_at: Modification time, to the microsecond; None where only reading tells.
+        etag: What an object store names the content by, or the version that a table gives.
+        kept: Further columns of the root feature, which a table gives.
+        id: The video's id, where the source gives it.
     """
 
     relative_path: str
     path: str
-    size: int
-    modified_at: datetime
+    size: int | None
+    modified_at: datetime | None
+    etag: str | None = None
+    kept: Mapping[str, Any] = field(default_factory=dict)
+    id: str | None = None
 
     @property
     def stem(self) -> str:
-        """The relative path without the ending."""
-        path = PurePosixPath(self.relative_path)
-        return str(path.with_name(path.stem))
+        """What the video's id is, unless it is taken: the relative path without the ending."""
+        return self.id or stem(self.relative_path)
+
+    @property
+    def version(self) -> str:
+        """What changes when the file does, as far as the listing tells."""
+        return f"{self.size}:{self.modified_at and self.modified_at.isoformat()}:{self.etag}"
+
+    def is_as(self, row: Mapping[str, Any]) -> bool:
+        """Whether a stored row is of this file as it is now."""
+        if self.id is not None and self.path != row["path"]:
+            return False
+        if self.etag is not None:
+            return self.etag == row.get("etag") and self.size in (None, row["size"])
+        return (self.size, self.modified_at) == (row["size"], row["modified_at"])
+
+
+def stem(relative_path: str) -> str:
+    """A path without its ending."""
+    path = PurePosixPath(relative_path)
+    return str(path.with_name(path.stem))
 
 
 @dataclass(frozen=True)
@@ -76,7 +104,8 @@ class Listing:
         """Changes when any file's path, size or modification time does."""
         hasher = hashlib.blake2b(digest_size=16)
         for file in self.files:
-            hasher.update(f"{file.relative_path}\0{file.size}\0{file.modified_at}\n".encode())
+            shown = (file.relative_path, file.version, *((file.path,) if file.id else ()))
+            hasher.update("\0".join((*shown, *map(str, file.kept.values()), "\n")).encode())
         for path in (*self.unreadable, *sorted(self.dangling)):
             hasher.update(f"{path}\n".encode("utf-8", "surrogateescape"))
         return hasher.hexdigest()
@@ -138,7 +167,7 @@ def list_files(folder: Path, glob: str | None = None, limit: int | None = None) 
         SourceError: The folder, or one below it, could not be listed: what is not seen may
             still be there, so nothing may be taken as deleted.
     """
-    pattern = glob_pattern(glob) if glob else None
+    wanted = _wanted(glob)
     listing = Listing()
     seen: set[tuple[int, int]] = set()
 
@@ -166,17 +195,59 @@ def list_files(folder: Path, glob: str | None = None, limit: int | None = None) 
                 continue
             path = os.path.join(parent, name)
             relative = os.path.relpath(path, folder).replace(os.sep, "/")
-            wanted = (
-                pattern.fullmatch(relative)
-                if pattern
-                else os.path.splitext(name)[1].lower() in VIDEO_ENDINGS
-            )
-            if wanted:
+            if wanted(relative):
                 _add(listing, relative, path)
                 if len(listing.files) == limit:
                     return listing
             elif os.path.islink(path) and not os.path.exists(path):
                 listing.dangling.add(relative)
+    listing.files.sort(key=lambda file: file.relative_path)
+    return listing
+
+
+def _wanted(glob: str | None) -> Callable[[str], object]:
+    """Which relative paths count."""
+    if glob:
+        return glob_pattern(glob).fullmatch
+    return lambda relative: PurePosixPath(relative).suffix.lower() in VIDEO_ENDINGS
+
+
+def list_objects(url: str, glob: str | None = None) -> Listing:
+    """The videos below a URL of an object store.
+
+    What looks like a hidden file or folder is left out, as on a disk.
+
+    Args:
+        url: A bucket or container, and a prefix.
+        glob: Which paths below it count; those with a usual video ending if left out.
+
+    Raises:
+        SourceError: It could not be listed to the end.
+    """
+    import obstore
+    from obstore.exceptions import BaseError
+
+    wanted = _wanted(glob)
+    root, prefix = locations.split(url.rstrip("/"))
+    start = f"{prefix}/" if prefix else ""
+    listing = Listing()
+    try:
+        store = locations.object_store(root)
+        for page in obstore.list(store, prefix or None, chunk_size=_PAGE):
+            for found in page:
+                relative = found["path"].removeprefix(start)
+                if wanted(relative) and not any(p.startswith(".") for p in relative.split("/")):
+                    listing.files.append(
+                        File(
+                            relative,
+                            f"{root}/{found['path']}",
+                            found["size"],
+                            found["last_modified"],
+                            found["e_tag"],
+                        )
+                    )
+    except (BaseError, OSError, ValueError) as error:
+        raise SourceError(f"cannot list {url}: {locations.line(error)}") from error
     listing.files.sort(key=lambda file: file.relative_path)
     return listing
 
@@ -191,15 +262,8 @@ def _add(listing: Listing, relative: str, path: str) -> None:
     except OSError as error:
         listing.unreadable[relative] = str(error.strerror)
     else:
-        microseconds = status.st_mtime_ns // 1000
-        listing.files.append(
-            File(
-                relative_path=relative,
-                path=path,
-                size=status.st_size,
-                modified_at=_EPOCH + timedelta(microseconds=microseconds),
-            )
-        )
+        found = locations.status_of(status)
+        listing.files.append(File(relative, path, found.size, found.modified_at))
 
 
 def unique_ids(files: Sequence[File], taken: set[str]) -> dict[str, str]:

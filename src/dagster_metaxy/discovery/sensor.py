@@ -19,6 +19,9 @@ from dagster_metaxy.increment.store import StoreError
 MAX_ATTEMPTS = 3
 """How many runs are asked for one state of the files, where they fail."""
 
+MOST_KEYS = 10_000
+"""How many dynamic partitions Dagster shows and schedules without becoming slow."""
+
 _KEYS_PER_CALL = 10_000
 _UNDER_WAY = [
     dg.DagsterRunStatus.QUEUED,
@@ -34,6 +37,23 @@ def register_keys(instance: dg.DagsterInstance, name: str, keys: Iterable[str]) 
     for start in range(0, len(missing), _KEYS_PER_CALL):
         instance.add_dynamic_partitions(name, missing[start : start + _KEYS_PER_CALL])
     return missing
+
+
+def too_many_keys(instance: dg.DagsterInstance, name: str) -> str | None:
+    """What to do about a set of dynamic partitions that is too large for Dagster, if it is.
+
+    Args:
+        instance: Where they are registered.
+        name: Of the set.
+    """
+    count = len(instance.get_dynamic_partitions(name))
+    if count <= MOST_KEYS:
+        return None
+    return (
+        f"{name} has {count} partitions; beyond {MOST_KEYS}, Dagster's UI and daemon become slow. What is"
+        " computed is decided video by video in any case: use `partitions: none`, or partitions by"
+        " folder (`static`) or by date (`daily`)"
+    )
 
 
 def build_sensor(
@@ -66,13 +86,15 @@ def build_sensor(
         name=name,
         job_name=job_name,
         minimum_interval_seconds=30,
-        description=f"Watches {videos.folder} and asks for one run of {job_name} for all videos"
+        required_resource_keys=videos.resource_names,
+        description=f"Watches {videos.source.place} and asks for one run of {job_name} for all videos"
         " that are new, changed or gone.",
     )
     def watch(context) -> dg.SensorResult | dg.SkipReason:
         cursor = json.loads(context.cursor) if context.cursor else {"digest": None, "runs": 0}
         try:
-            listing = videos.listing()
+            resources = {n: getattr(context.resources, n) for n in videos.resource_names}
+            listing = videos.listing(resources)
         except SourceError as error:
             return dg.SkipReason(f"{error}. Nothing is taken as deleted.")
         digest = listing.digest
@@ -102,6 +124,13 @@ def build_sensor(
             context.update_cursor(json.dumps({**cursor, "digest": digest}))
             return dg.SkipReason(f"{len(listing.files)} videos, all in the store as they are")
 
+        files = [file for file, _ in (*compared.new, *compared.changed)]
+        fresh = [file.relative_path for file in files if videos.is_fresh(file)]
+        if fresh and len(fresh) == len(files) and not compared.vanished:
+            return dg.SkipReason(
+                f"{len(fresh)} files may still be being written, such as {fresh[0]!r}; the next tick"
+                " looks again"
+            )
         found = (
             f"{len(compared.new)} new, {len(compared.changed)} changed and"
             f" {len(compared.vanished)} vanished of {len(listing.files)} videos"
@@ -111,6 +140,8 @@ def build_sensor(
             for name, keys in new.items():
                 added = register_keys(context.instance, name, keys)
                 found += f"; {len(added)} partitions registered"
+                if warning := too_many_keys(context.instance, name):
+                    context.log.warning(warning)
         context.log.info(found)
         runs = cursor["runs"] + 1
         # The digest alone would not do: a collection may return to a former state.
@@ -118,7 +149,13 @@ def build_sensor(
         return dg.SensorResult(
             run_requests=[dg.RunRequest(run_key=run_key, tags={"found": found[:250]})],
             cursor=json.dumps(
-                {"digest": digest, "runs": runs, "run_key": run_key, "attempt": attempt}
+                {
+                    # What may not be finished is looked at again, even if nothing more is written.
+                    "digest": None if fresh else digest,
+                    "runs": runs,
+                    "run_key": run_key,
+                    "attempt": attempt,
+                }
             ),
         )
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from dagster_metaxy import engines
 from dagster_metaxy.declare.columns import Column
@@ -16,6 +16,7 @@ from dagster_metaxy.declare.feature import Feature
 from dagster_metaxy.declare.keys import PartitionError, PatternError
 from dagster_metaxy.declare.partitions import Partitioning
 from dagster_metaxy.discovery.files import File, Listing, SourceError, list_files, unique_ids
+from dagster_metaxy.discovery.sources import Files, Source
 from dagster_metaxy.engines import Engine
 from dagster_metaxy.engines.processes import WorkerError
 from dagster_metaxy.increment import store as stores
@@ -45,6 +46,7 @@ from dagster_metaxy.increment.quarantine import Quarantine
 from dagster_metaxy.increment.root import delete_gone
 from dagster_metaxy.increment.selection import Ids, Scope, Selection
 from dagster_metaxy.increment.store import StoreError
+from dagster_metaxy.media import locations
 
 if TYPE_CHECKING:
     import metaxy as mx
@@ -61,10 +63,17 @@ COLUMNS: Mapping[str, Column] = {
     "video_id": Column(
         "str", description="Path below the source, without the ending; kept when the file moves."
     ),
-    "path": Column("str", description="Where the file can be opened."),
-    "relative_path": Column("str", description="Path below the source, with the ending."),
+    "path": Column("str", description="Where the file can be opened: a path, or a URL."),
+    "relative_path": Column(
+        "str", description="Path below the source, with the ending; of a table, the id."
+    ),
     "size": Column("int", description="Size of the file in bytes."),
     "modified_at": Column("datetime", description="Modification time of the file, UTC."),
+    "etag": Column(
+        "str",
+        nullable=True,
+        description="What an object store names the content by, or the version that a table gives.",
+    ),
     "container": Column("str", description="Container format: mp4, mov, matroska, mpegts ..."),
     "duration": Column("float", description="Duration in seconds."),
     "width": Column("int", nullable=True, description="Width of the coded picture in pixels."),
@@ -84,12 +93,17 @@ COLUMNS: Mapping[str, Column] = {
 }
 
 
-def videos_feature(prefix: str) -> Feature:
-    """The root feature `<prefix>/videos`, with the fields `video` and `audio`."""
+def videos_feature(prefix: str, columns: Mapping[str, Column] | None = None) -> Feature:
+    """The root feature `<prefix>/videos`, with the fields `video` and `audio`.
+
+    Args:
+        prefix: Of the key.
+        columns: What the source gives beside that.
+    """
     return Feature(
         key=f"{prefix}/videos",
         id_columns=("video_id",),
-        columns=COLUMNS,
+        columns={**COLUMNS, **(columns or {})},
         fields=tuple({"key": key, "code_version": HASH_VERSION} for key in ("video", "audio")),
         description="The videos of the collection. Picture and sound are versioned apart, by"
         " hashes of their packets that survive remuxing.",
@@ -142,9 +156,7 @@ def compare(listing: Listing, rows: Sequence[Row], current: set[str] | None = No
             result.changed.append((file, row))
         elif row is None:
             unknown.append(file)
-        elif (file.size, file.modified_at) == (row["size"], row["modified_at"]) and (
-            current is None or row["video_id"] in current
-        ):
+        elif file.is_as(row) and (current is None or row["video_id"] in current):
             result.unchanged.append((file, row))
         else:
             result.changed.append((file, row))
@@ -172,12 +184,14 @@ class _Work:
 
 @dataclass(frozen=True)
 class Videos:
-    """A collection of videos in a folder, and the update of its root feature.
+    """A collection of videos, and the update of its root feature.
 
     Attributes:
         feature: The root feature.
-        folder: The source.
-        glob: Which files count; those with a usual video ending if left out.
+        source: Where the videos are found.
+        cache: Where copies of remote files are kept; they are read where they lie if None.
+        settle_seconds: A file on a disk that was written so recently and cannot be read is taken for
+            one that is still being copied, and waited for.
         workers: How many files are read at once.
         quarantine: Which files that could not be read are tried again by themselves, beside those
             that were out of reach.
@@ -188,8 +202,9 @@ class Videos:
     """
 
     feature: Feature
-    folder: Path
-    glob: str | None = None
+    source: Source
+    cache: locations.Cache | None = None
+    settle_seconds: float = 0.0
     workers: int = field(default_factory=lambda: os.cpu_count() or 1)
     quarantine: Quarantine = field(default_factory=Quarantine)
     chunk_samples: int = 1_000
@@ -197,22 +212,35 @@ class Videos:
     engine: Engine = "threads"
     time_limit: float | None = None
 
-    foresees: ClassVar[bool] = True
+    @property
+    def foresees(self) -> bool:
+        """Whether the source can be listed outside a run: not where it needs a resource."""
+        return self.source.resource is None
 
-    def listing(self) -> Listing:
-        """What the source holds now."""
-        return list_files(self.folder, self.glob)
+    def listing(self, resources: Mapping[str, Any] | None = None) -> Listing:
+        """What the source holds now.
+
+        Args:
+            resources: Those of Dagster that the source needs, by name.
+
+        Raises:
+            SourceError: It could not be listed to the end.
+        """
+        return self.source.listing(resources or {})
 
     def check_pattern(self, partitioning: Partitioning, enough: int = 1_000) -> str | None:
         """What is wrong with a pattern that finds no key in any path; None where it finds one, or
-        where there is nothing to see.
+        where there is nothing to see, as in sources that are not on this machine.
 
         Args:
             partitioning: How the collection is partitioned.
             enough: How many files are looked at.
         """
+        source = self.source
+        if not isinstance(source, Files) or not isinstance(source.root, Path):
+            return None
         try:
-            files = list_files(self.folder, self.glob, limit=enough).files
+            files = list_files(source.root, source.glob, limit=enough).files
         except SourceError:  # the run will say so
             return None
         wrong = None
@@ -237,8 +265,8 @@ class Videos:
 
     @property
     def resource_names(self) -> set[str]:
-        """Discovery asks for no Dagster resource."""
-        return set()
+        """The Dagster resource that the source needs, if any."""
+        return {self.source.resource} if self.source.resource else set()
 
     def run(self, store: mx.MetadataStore, scope: Scope, runtime: Runtime) -> Outcome:
         """Bring the root feature up to date with the source.
@@ -261,12 +289,11 @@ class Videos:
         # Read before the listing: what another run writes meanwhile is not gone.
         with stores.opened(store, "w"):
             known = {row["video_id"]: row[stores.UPDATED_AT] for row in self.stored(store)[0]}
-        listing = self.listing()
+        listing = self.listing(runtime.resources)
         if not listing.files and not listing.unreadable:
-            what = f"matches {self.glob!r}" if self.glob else "has a usual video ending"
-            outcome.notes.append(f"no file below {self.folder} {what}")
+            outcome.notes.append(f"there is no video in {self.source.place}")
         with stores.opened(store, "w"):
-            stores.check_table(store, self.feature)
+            stores.check_table(store, self.feature, fills=True)
             rows, current = self.stored(store)
             compared = compare(listing, rows, current)
             self._refuse_pattern(compared, scope)
@@ -286,7 +313,7 @@ class Videos:
                     f"{len(behind)} videos lie behind links that lead nowhere, or cannot be looked"
                     " at: they are kept"
                 )
-            live = self._moved_folder(store, compared, scope, outcome)
+            live = self._refresh(store, compared, scope, outcome)
             live |= self._identify(store, ledger, work, compared, current, scope, runtime, outcome)
             gone = self._gone(listing, compared, work, scope, outcome.notes)
             since = {(video_id,): known[video_id] for video_id in gone if video_id in known}
@@ -311,7 +338,8 @@ class Videos:
         scope: Scope | None = None,
         selection: Selection | None = None,
     ) -> Plan:
-        """What a run would find to do, by paths, sizes and modification times; opens no file.
+        """What a run would find to do, by paths, sizes and modification times; opens no file. Of a
+        source that needs a resource, what failed last is all that is known.
 
         Args:
             store: An open store.
@@ -321,6 +349,10 @@ class Videos:
         Raises:
             SourceError: The source could not be listed to the end.
         """
+        if not self.foresees:
+            note = f"what is new, changed or gone in {self.source.place}, only its run can tell"
+            failed = [e.failure for e in Ledger(store, self.feature).all() if e.failure]
+            return Plan(self.feature, refused=failed, notes=[note])
         rows, current = self.stored(store)  # before the listing, as a run does
         listing = self.listing()
         compared = compare(listing, rows, current)
@@ -355,7 +387,7 @@ class Videos:
         for path, reason in listing.unreadable.items():
             if path not in known:
                 work.unseen.append(path)
-            video_id = known.get(path) or str(PurePosixPath(path).with_suffix(""))
+            video_id = known.get(path) or self.source.video_id(path)
             plan.refused.append(self._refused(scope, video_id, "OSError", path, reason))
         candidates = list(self._candidates(compared))
         entries = ledger.read({(video_id,) for _, video_id, _ in candidates}) if candidates else {}
@@ -399,7 +431,8 @@ class Videos:
         )
 
     def listed(self, store: mx.MetadataStore) -> set[str]:
-        """The ids of those known videos whose file the source lists.
+        """The ids of those known videos whose file the source lists; none where that takes a
+        resource.
 
         Args:
             store: An open store.
@@ -407,6 +440,8 @@ class Videos:
         Raises:
             SourceError: The source could not be listed to the end.
         """
+        if not self.foresees:
+            return set()
         paths = {file.relative_path for file in self.listing().files}
         return {r["video_id"] for r in self.stored(store)[0] if r["relative_path"] in paths}
 
@@ -421,20 +456,26 @@ class Videos:
             return True
         return self._partition(scope, candidate) == self._partition(scope, former)
 
-    def _moved_folder(
+    def _refresh(
         self, store: mx.MetadataStore, compared: Comparison, scope: Scope, outcome: Outcome
     ) -> set[str]:
-        """Rewrite the paths of unchanged files whose source folder was renamed."""
+        """Rewrite rows of unchanged files of which the source tells something else: where they lie,
+        since its folder was renamed, or further columns."""
         live = set()
-        moved = []
+        other = []
         for file, row in compared.unchanged:
             if scope.covers(self._partition(scope, row["video_id"])):
                 live.add(row["video_id"])
-                if row["path"] != file.path:
-                    moved.append({**row, "path": file.path})
-        if moved:
-            self._write(store, moved, outcome)
-            outcome.notes.append(f"{len(moved)} videos lie at another place; nothing else changed")
+                told = {"path": file.path, **file.kept}
+                if any(row.get(name) != value for name, value in told.items()):
+                    empty = dict.fromkeys(self.feature.columns)
+                    other.append({**empty, **row, **told})
+        if other:
+            self._write(store, other, outcome)
+            outcome.notes.append(
+                f"{len(other)} videos lie at another place, or have other values in further columns;"
+                " their streams are the same"
+            )
         return live
 
     def _identify(
@@ -469,9 +510,10 @@ class Videos:
         since = time.monotonic()
         before = outcome.written
         refreshed = 0
+        copied: list[str] = []
         progress = Progress(self.feature.key, len(tasks), runtime)
 
-        def take(task: Task, identity: Identity, cost: Cost) -> None:
+        def take(task: Task, identity: Identity, status: locations.Status, cost: Cost) -> None:
             nonlocal refreshed
             work.read.add(task.ids)
             file, row = work.files[task.ids]
@@ -480,7 +522,8 @@ class Videos:
             former = [
                 r
                 for r in by_versions.get(_versions(versions), ())
-                if r["video_id"] in compared.vanished
+                if file.id is None  # whose video it is, the source has said
+                and r["video_id"] in compared.vanished
                 and self._may_keep_id(scope, video_id, r["video_id"])
             ]
             if row is None and former:
@@ -504,12 +547,12 @@ class Videos:
             live.add(video_id)
             outcome.cost({"video_id": video_id}, cost)
             entries.append(Entry((video_id,), task.provenance, rows=1, cost=cost))
-            chunk.append(self._row(file, video_id, identity, versions))
+            chunk.append(self._row(file, status, video_id, identity, versions))
 
         limit = self.time_limit
         results = engines.run(
             self.engine,
-            [(work.files[task.ids][0].path, task) for task in tasks],
+            [(work.files[task.ids][0].path, self.cache, task) for task in tasks],
             _read,
             workers=self.workers,
             time_limit=None if limit is None else lambda _: limit,
@@ -518,10 +561,14 @@ class Videos:
             with closing(results):
                 for found in results:
                     if found is not None:
-                        (_, task), result = found
+                        (*_, task), result = found
                         progress.count(failed=isinstance(result, Exception))
                         if isinstance(result, Exception):
                             file, _ = work.files[task.ids]
+                            if self._is_being_written(file, result):
+                                copied.append(file.relative_path)
+                                plan.left.append(task)
+                                continue
                             failure = _failure(task, file, result)
                             outcome.fail(failure, task.partition)
                             log.warning(f"{self.feature.key}: {failure}")
@@ -556,11 +603,34 @@ class Videos:
                 raise UpdateError(f"{self.feature.key}: {error}") from error
             raise
         order(plan.tasks)
+        if copied:
+            outcome.notes.append(
+                f"{len(copied)} files are still being written, such as {copied[0]!r}: the next run"
+                " looks again"
+            )
         if refreshed:
             outcome.notes.append(
                 f"{refreshed} files were touched, moved or remuxed; their streams are the same"
             )
         return live
+
+    def is_fresh(self, file: File) -> bool:
+        """Whether a file was written so recently that it may not be finished."""
+        # An object of a store appears when it is whole.
+        if locations.is_url(file.path) or file.modified_at is None:
+            return False
+        return time.time() - file.modified_at.timestamp() < self.settle_seconds
+
+    def _is_being_written(self, file: File, error: Exception) -> bool:
+        """Whether a file that could not be read may be half a copy."""
+        if isinstance(error, RemoteError) and error.failure.is_one_of(
+            [locations.ChangedError.__name__]
+        ):
+            return True
+        with suppress(OSError):  # as it is now, not as it was listed
+            found = locations.status(file.path)
+            return self.is_fresh(replace(file, modified_at=found.modified_at))
+        return False
 
     def _explained(self, task: Task, video_id: str, row: Row, versions: Mapping[str, str]) -> Task:
         """A task of a known video whose streams were read, with what differs."""
@@ -578,7 +648,12 @@ class Videos:
             yield file, video_id, None
 
     def _row(
-        self, file: File, video_id: str, identity: Identity, versions: Mapping[str, str]
+        self,
+        file: File,
+        status: locations.Status,
+        video_id: str,
+        identity: Identity,
+        versions: Mapping[str, str],
     ) -> Row:
         probed = {name: getattr(identity, name) for name in COLUMNS if hasattr(identity, name)}
         return {
@@ -586,8 +661,10 @@ class Videos:
             "video_id": video_id,
             "path": file.path,
             "relative_path": file.relative_path,
-            "size": file.size,
-            "modified_at": file.modified_at,
+            "size": status.size,
+            "modified_at": status.modified_at,
+            "etag": file.etag,
+            **file.kept,
             stores.PROVENANCE_BY_FIELD: versions,
         }
 
@@ -619,7 +696,7 @@ class Videos:
             return {}
         if not listing.files and not listing.unreadable:
             notes.append(
-                f"the source {self.folder} is empty, but the store knows {len(vanished)} videos: they"
+                f"the source {self.source.place} is empty, but the store knows {len(vanished)} videos: they"
                 " are kept. Delete them with Metaxy if they are really gone."
             )
             return {}
@@ -629,9 +706,9 @@ class Videos:
                 f" cannot be looked at, such as {work.unseen[0]!r}: one of these may be theirs"
             )
             return {}
-        unread: dict[int, list[str]] = {}
+        unread: dict[int | None, list[str]] = {}
         for file, video_id in compared.new:
-            if (video_id,) not in work.read:
+            if (video_id,) not in work.read and file.id is None:
                 unread.setdefault(file.size, []).append(video_id)
         gone = {
             video_id: partition
@@ -661,8 +738,10 @@ def _pattern_error(file: File, key_of: Callable[[Row], str] | None) -> str | Non
     return None
 
 
-def _read(work: tuple[str, Task]) -> tuple[Identity, Cost]:
-    """What a file's streams hold, and what reading them took.
+def _read(
+    work: tuple[str, locations.Cache | None, Task],
+) -> tuple[Identity, locations.Status, Cost]:
+    """What a file's streams hold, which file that was, and what reading them took.
 
     Raises:
         RemoteError: It cannot be read: an OSError where it is out of reach, and not broken. As such,
@@ -671,8 +750,10 @@ def _read(work: tuple[str, Task]) -> tuple[Identity, Cost]:
     from dagster_metaxy.media.identify import identify
 
     meter = Meter()
+    location, cache, _ = work
     try:
-        return identify(work[0]), meter.cost()
+        identity, status = locations.read(location, identify, cache)
+        return identity, status, meter.cost()
     except Exception as error:
         cause = error.__cause__
         raise RemoteError.of(cause if isinstance(cause, OSError) else error) from None
@@ -688,7 +769,7 @@ def _failure(task: Task, file: File, error: Exception) -> FailedSample:
 
 def _file_version(file: File) -> str:
     """What a file is known by before it is read."""
-    return f"{HASH_VERSION}:{file.relative_path}:{file.size}:{file.modified_at.isoformat()}"
+    return f"{HASH_VERSION}:{file.relative_path}:{file.version}"
 
 
 def _file_change(file: File, row: Row) -> str:
@@ -698,8 +779,9 @@ def _file_change(file: File, row: Row) -> str:
         for name, before, now in (
             ("path", row["relative_path"], file.relative_path),
             ("size", row["size"], file.size),
+            ("version", row.get("etag"), file.etag),
         )
-        if before != now
+        if before != now and now is not None
     ]
     return ", ".join(changes) or "the file was modified"
 

@@ -6,7 +6,7 @@ import datetime
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from dagster_metaxy.declare.columns import UNCHECKED, ColumnError, RowShapeError, check_row
 from dagster_metaxy.declare.feature import Feature
@@ -49,7 +49,7 @@ class Root:
     version_columns: Mapping[str, str] = field(default_factory=dict)
     hard_delete: bool = False
 
-    foresees: ClassVar[bool] = False
+    foresees = False
 
     def of(self, feature: Feature) -> Root:
         """The same for `feature`, which is this one with more details."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from dagster_metaxy import engines
 from dagster_metaxy.declare.columns import RowShapeError
@@ -114,7 +114,7 @@ class Update:
         """The same for `feature`, which is this one with more details."""
         return replace(self, feature=feature)
 
-    foresees: ClassVar[bool] = True
+    foresees = True
 
     @property
     def resource_names(self) -> set[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import av
 from av.container import InputContainer
@@ -16,13 +16,22 @@ _TAGS: dict[str, Any] = (
     {"metadata_errors": "surrogateescape"} if int(av.__version__.split(".")[0]) < 19 else {}
 )
 
+_READ = 1 << 20
+"""Bytes that an open file is asked for at a time."""
+
 STILLS = {"mjpeg", "png", "bmp", "gif", "tiff", "webp"}
 """Codecs of cover art, when there is one packet of it."""
 
 
-def open_media(location: Path | str) -> InputContainer:
-    """Open `location` for demuxing."""
-    return av.open(os.fspath(location), **_TAGS)
+Media = Path | str | IO[bytes]
+"""A file by its path, or open for reading."""
+
+
+def open_media(media: Media) -> InputContainer:
+    """Open `media` for demuxing."""
+    if isinstance(media, Path | str):
+        return av.open(os.fspath(media), **_TAGS)
+    return av.open(media, buffer_size=_READ, **_TAGS)
 
 
 def codec_name(stream: Stream) -> str:

@@ -14,7 +14,7 @@ from av.audio.resampler import AudioResampler
 from av.audio.stream import AudioStream
 from av.container import InputContainer
 
-from dagster_metaxy.media._container import open_media, seconds
+from dagster_metaxy.media._container import Media, open_media, seconds
 from dagster_metaxy.media.errors import MediaError, Words, reading
 
 
@@ -33,15 +33,15 @@ class Sound:
     """Bytes of the WAV file."""
 
 
-def extract(location: Path | str, target: Path | str, *, rate: int = 16000) -> Sound:
-    """Write the first audio track of the file at `location` to `target`.
+def extract(media: Media, target: Path | str, *, rate: int = 16000) -> Sound:
+    """Write the first audio track of the file `media` to `target`.
 
     `target` becomes a WAV file of 16-bit samples in one channel, `rate` a second.
 
     Raises `MediaError` if there is no audio track, or a part of it can't be decoded; what was
     written until then stays.
     """
-    with closing(_resampled(location, rate)) as pieces:
+    with closing(_resampled(media, rate)) as pieces:
         # Not opened before there is sound: a file without any leaves none behind.
         first = next(pieces, None)
         if first is None:
@@ -59,9 +59,9 @@ def extract(location: Path | str, target: Path | str, *, rate: int = 16000) -> S
     return Sound(start, samples / rate, rate, samples, Path(target).stat().st_size)
 
 
-def _resampled(location: Path | str, rate: int) -> Generator[tuple[float, bytes]]:
+def _resampled(media: Media, rate: int) -> Generator[tuple[float, bytes]]:
     """16-bit samples in one channel, piece by piece, with the time at which the sound begins."""
-    with reading() as words, open_media(location) as container:
+    with reading() as words, open_media(media) as container:
         stream = next(iter(container.streams.audio), None)
         if stream is None:
             raise MediaError("no audio stream")

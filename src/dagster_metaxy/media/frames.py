@@ -14,7 +14,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from PIL import Image
 
-from dagster_metaxy.media._container import STILLS, codec_name, open_media, pictures, seconds
+from dagster_metaxy.media._container import STILLS, Media, codec_name, open_media, pictures, seconds
 from dagster_metaxy.media.errors import MediaError, Words, reading
 
 
@@ -36,14 +36,14 @@ class Frame:
 
 
 def extract(
-    location: Path | str,
+    media: Media,
     directory: Path | str,
     *,
     every_seconds: float = 1.0,
     max_size: int | None = None,
     quality: int = 85,
 ) -> list[Frame]:
-    """Write what the video at `location` shows every `every_seconds`.
+    """Write what the video `media` shows every `every_seconds`.
 
     Takes the frames on screen at 0, `every_seconds`, 2 x `every_seconds`, ... until the last one
     ends: a video of 5.3 s gives six at one a second. They are turned upright, and scaled down
@@ -56,7 +56,7 @@ def extract(
     if every_seconds <= 0:
         raise ValueError(f"every_seconds must be above 0, not {every_seconds}")
     frames: list[Frame] = []
-    with closing(_sample(location, every_seconds)) as samples:
+    with closing(_sample(media, every_seconds)) as samples:
         for index, picture, pixel_aspect in samples:
             image = _image(picture, pixel_aspect, max_size)
             file = Path(directory, f"frame_{index:06d}.jpg")
@@ -71,9 +71,9 @@ def extract(
 _ROUNDING = 0.0006
 
 
-def _sample(location: Path | str, every: float) -> Generator[tuple[int, VideoFrame, float]]:
+def _sample(media: Media, every: float) -> Generator[tuple[int, VideoFrame, float]]:
     """For each time of the grid: its index, the frame shown then, its pixels' width by height."""
-    with reading() as words, open_media(location) as container:
+    with reading() as words, open_media(media) as container:
         stream = next(iter(pictures(container)), None)
         if stream is None:
             raise MediaError("no picture stream")

@@ -11,7 +11,6 @@ from array import array
 from contextlib import suppress
 from dataclasses import dataclass
 from operator import sub
-from pathlib import Path
 
 import av.error
 from av.audio.stream import AudioStream
@@ -20,7 +19,7 @@ from av.packet import Packet
 from av.stream import Stream
 from av.video.stream import VideoStream
 
-from dagster_metaxy.media._container import STILLS, codec_name, open_media, pictures, seconds
+from dagster_metaxy.media._container import STILLS, Media, codec_name, open_media, pictures, seconds
 from dagster_metaxy.media._payload import AacPayload, NalPayload, Payload, digest
 from dagster_metaxy.media.errors import MediaError, Words, reading
 
@@ -59,14 +58,14 @@ class Identity:
     """Version of the sound, all tracks in any order: 32 hexadecimal digits, or `none`."""
 
 
-def identify(location: Path | str) -> Identity:
-    """Identify the media file at `location` in one pass of demuxing.
+def identify(media: Media) -> Identity:
+    """Identify the media file `media` in one pass of demuxing.
 
     Raises `MediaError` for a file that can't be read, that holds neither picture nor sound, or
     that was cut off: its packets end before the duration it declares, or one of them is not
     whole. Formats that declare nothing (MPEG-TS, MP3, WAV) don't show that they were cut off.
     """
-    with reading() as words, open_media(location) as container:
+    with reading() as words, open_media(media) as container:
         shown = {stream.index: _Picture(stream) for stream in pictures(container)}
         heard = {stream.index: _Sound(stream) for stream in container.streams.audio}
         tracks = {s.index: _Track(s) for s in container.streams} | shown | heard

@@ -13,10 +13,15 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from dagster_metaxy.components._asset import FeatureAsset, Runner
 from dagster_metaxy.components._base import FeatureComponent
+from dagster_metaxy.components._columns import (
+    COLUMNS_SCHEMA,
+    TYPE_NAMES,
+    ColumnModels,
+    declared_columns,
+)
 from dagster_metaxy.components._external import Elsewhere, ExternalAsset
 from dagster_metaxy.components._graph import project_features
 from dagster_metaxy.components.metaxy_asset.scaffolder import MetaxyAssetScaffolder
-from dagster_metaxy.declare.columns import TYPES, Column
 from dagster_metaxy.declare.errors import did_you_mean
 from dagster_metaxy.declare.feature import (
     ExternalFeature,
@@ -42,34 +47,9 @@ from dagster_metaxy.increment.compute import Compute, SignatureError
 from dagster_metaxy.increment.root import Root
 from dagster_metaxy.increment.update import Update
 
-_TYPES = "str, int, float, bool, bytes, date, datetime, or list[...] of one"
-
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid")
-
-
-class ColumnModel(_Strict):
-    """A column in full."""
-
-    type: str = Field(
-        description=f"One of {_TYPES}.",
-        examples=["float", "list[str]"],
-        json_schema_extra=one_of(TYPES),
-    )
-    nullable: bool = Field(
-        default=False, description="Whether the column may hold null.", examples=[True]
-    )
-    description: str | None = Field(
-        default=None,
-        description="What the column means, with its unit.",
-        examples=["Mean brightness of the frame, 0 to 255."],
-    )
-
-    @field_validator("type")
-    @classmethod
-    def _check_type(cls, name: str) -> str:
-        return Column(name).type
 
 
 class FieldDepModel(_Strict):
@@ -359,13 +339,13 @@ class MetaxyAssetComponent(FeatureComponent):
         ),
     ] = None
     columns: Annotated[
-        dict[str, ColumnModel] | None,
+        ColumnModels | None,
         structured(
-            {"additionalProperties": text_or(one_of(TYPES), model_schema(ColumnModel))},
+            COLUMNS_SCHEMA,
             "object",
             nullable=True,
             description="The columns that the compute returns, each a type, or type, nullable and"
-            f" description. A type is one of {_TYPES}.",
+            f" description. A type is one of {TYPE_NAMES}.",
             examples=[{"brightness": {"type": "float", "description": "0 to 255."}}],
         ),
     ] = None
@@ -548,19 +528,6 @@ class MetaxyAssetComponent(FeatureComponent):
         ),
     ] = None
 
-    @field_validator("columns", mode="before")
-    @classmethod
-    def _normalize_columns(cls, columns: Any) -> Any:
-        if not isinstance(columns, Mapping):
-            return columns
-        for name in columns:
-            if name.startswith("metaxy_"):
-                raise ValueError(f"{name!r}: names that begin with metaxy_ are Metaxy's own")
-        return {
-            name: {"type": column} if isinstance(column, str) else column
-            for name, column in columns.items()
-        }
-
     @field_validator("version_columns", mode="before")
     @classmethod
     def _normalize_version_columns(cls, columns: Any) -> Any:
@@ -668,7 +635,7 @@ class MetaxyAssetComponent(FeatureComponent):
         options: dict[str, Any] = {
             "key": self.feature,
             "id_columns": tuple(self.id_columns),
-            "columns": {n: Column(**c.model_dump()) for n, c in (self.columns or {}).items()},
+            "columns": declared_columns(self.columns or {}),
             "fields": tuple(self._field(f) for f in fields),
             "deps": tuple(dep.spec() for dep in self.deps or ()),
             "description": self.description,

@@ -158,5 +158,5 @@ def _notes(
             some += ", ..." if len(back) > _NAMED else ""
             yield (
                 f"{len(back)} of them will come back with the next run, since their files are still"
-                f" in {asset.runner.folder}: {some}"
+                f" in {asset.runner.source.place}: {some}"
             )

@@ -10,13 +10,18 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import dagster as dg
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
 from dagster_metaxy.components._asset import FeatureAsset
 from dagster_metaxy.components._base import FeatureComponent
 from dagster_metaxy.components._graph import project_features
 from dagster_metaxy.components._job import REPORT_FAILURES, update_job
 from dagster_metaxy.components.partitioned_video.scaffolder import PartitionedVideoScaffolder
+from dagster_metaxy.components.partitioned_video.sources import (
+    SOURCE_SCHEMA,
+    AnySource,
+    CacheModel,
+)
 from dagster_metaxy.components.partitioned_video.steps import STEPS, AnyStep
 from dagster_metaxy.declare.partitions import (
     VIDEO_PARTITIONS_SCHEMA,
@@ -29,27 +34,12 @@ from dagster_metaxy.discovery.sensor import build_sensor
 from dagster_metaxy.discovery.videos import Videos, videos_feature
 from dagster_metaxy.increment.compute import Compute
 from dagster_metaxy.increment.update import Update
-
-
-class SourceModel(BaseModel):
-    """A folder of videos."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    path: str = Field(
-        description="The folder, absolute or below the project's root.", examples=["videos"]
-    )
-    glob: str | None = Field(
-        default=None,
-        description="Which files count, by their path below the folder: `**/` is any folders, `*`"
-        " any name, `{a,b}` either. Files with a usual video ending if left out.",
-        examples=["**/*.mp4", "cam_*/*.{mp4,mkv}"],
-    )
+from dagster_metaxy.media.locations import Cache
 
 
 @dg.scaffold_with(PartitionedVideoScaffolder)
 class PartitionedVideoComponent(FeatureComponent):
-    """A folder of videos as an incremental asset graph.
+    """A collection of videos as an incremental asset graph.
 
     It gives the feature `<feature_prefix>/videos`, whose fields `video` and `audio` are versioned
     apart by hashes of the streams' packets; a feature for each step; a job named after the prefix
@@ -66,15 +56,39 @@ class PartitionedVideoComponent(FeatureComponent):
     """
 
     source: Annotated[
-        SourceModel,
+        # Never None: it hides the models from Dagster, which takes no mappings in nested ones.
+        AnySource | None,
         structured(
-            text_or({"type": "string"}, model_schema(SourceModel)),
+            SOURCE_SCHEMA,
             "string",
             "object",
-            description="The folder of the videos, or path and glob.",
-            examples=["videos", {"path": "videos", "glob": "**/*.mp4"}],
+            description="Where the videos are: a folder, or a URL of an object store (`s3://`, `gs://`,"
+            " `az://`), with a glob or without; or what a table or an API lists, wherever the videos"
+            " lie.",
+            examples=[
+                "videos",
+                {"path": "s3://bucket/videos", "glob": "**/*.mp4"},
+                {
+                    "type": "sql",
+                    "resource": "database",
+                    "query": "SELECT id, location, updated_at FROM videos",
+                    "version": "updated_at",
+                },
+                {"type": "http", "resource": "catalog", "path": "videos", "items": "data"},
+            ],
         ),
     ]
+    cache: Annotated[
+        Annotated[CacheModel, Field()] | None,
+        structured(
+            model_schema(CacheModel),
+            "object",
+            description="Where copies of remote videos are kept on this machine. Without it, each step"
+            " reads them where they lie, which loads what it reads, and nothing else.",
+            examples=[{"folder": ".cache/videos", "max_gigabytes": 50}],
+            nullable=True,
+        ),
+    ] = None
     feature_prefix: Annotated[
         str,
         plain(
@@ -116,7 +130,11 @@ class PartitionedVideoComponent(FeatureComponent):
     @field_validator("source", mode="before")
     @classmethod
     def _normalize_source(cls, source: Any) -> Any:
-        return {"path": source} if isinstance(source, str) else source
+        if source is None:
+            raise ValueError("write a folder or URL of videos, or what lists them")
+        if isinstance(source, str):
+            source = {"path": source}
+        return {"type": "files", **source} if isinstance(source, dict) else source
 
     @field_validator("steps", mode="before")
     @classmethod
@@ -145,11 +163,19 @@ class PartitionedVideoComponent(FeatureComponent):
         """The name of the collection's job: the prefix, with underscores for what is no letter."""
         return re.sub(r"\W", "_", self.feature_prefix)
 
+    def _cache(self, project_root: Path) -> Cache | None:
+        return self.cache.cache(project_root) if self.cache else None
+
     def _videos(self, project_root: Path) -> Videos:
+        def wrong(message: str, *path: str) -> Exception:
+            return self.error(message, "source", *path)
+
+        assert self.source is not None
+        source = self.source.source(project_root, wrong)
         return Videos(
-            videos_feature(self.feature_prefix),
-            folder=project_root / self.source.path,
-            glob=self.source.glob,
+            videos_feature(self.feature_prefix, source.columns),
+            source,
+            self._cache(project_root),
             **self.update_options(),
         )
 
@@ -199,7 +225,7 @@ class PartitionedVideoComponent(FeatureComponent):
             for step in self.steps:
                 update = Update(
                     step.feature(self.feature_prefix),
-                    Compute(step.compute),
+                    Compute(step.reading_through(self._cache(project_root)).compute),
                     artifacts=project_root / self.artifacts,
                     workers=os.cpu_count() or 1,
                     **self.update_options(),

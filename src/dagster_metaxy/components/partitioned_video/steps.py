@@ -7,18 +7,29 @@ word in `AnyStep` and `STEPS`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
+from typing_extensions import Self
 
 from dagster_metaxy.declare.columns import Column
 from dagster_metaxy.declare.feature import Feature, expansion
 from dagster_metaxy.increment.compute import ComputeContext
 from dagster_metaxy.increment.selection import Sample
+from dagster_metaxy.media import locations
 
 
 class _Step(BaseModel):
     model_config = ConfigDict(extra="forbid")
+
+    _cache: locations.Cache | None = PrivateAttr(default=None)
+
+    def reading_through(self, cache: locations.Cache | None) -> Self:
+        """The same step, which keeps copies of remote videos."""
+        step = self.model_copy()
+        step._cache = cache
+        return step
 
     def code_version(self, version: str) -> str:
         """`version` of the code, and every parameter: another value is another content."""
@@ -83,13 +94,15 @@ class FramesStep(_Step):
         """Writes the frames of a video, and gives their rows."""
         from dagster_metaxy.media import frames
 
-        for frame in frames.extract(
-            sample["path"],
-            context.artifacts,
+        extract = partial(
+            frames.extract,
+            directory=context.artifacts,
             every_seconds=self.every_seconds,
             max_size=self.max_size,
             quality=self.quality,
-        ):
+        )
+        found, _ = locations.read(sample["path"], extract, self._cache)
+        for frame in found:
             yield {
                 "frame_index": frame.index,
                 "time": frame.time,
@@ -145,7 +158,8 @@ class AudioStep(_Step):
         from dagster_metaxy.media import audio
 
         file = context.artifacts / "audio.wav"
-        sound = audio.extract(sample["path"], file, rate=self.rate)
+        extract = partial(audio.extract, target=file, rate=self.rate)
+        sound, _ = locations.read(sample["path"], extract, self._cache)
         return {"path": file, "duration": sound.duration, "rate": sound.rate}
 
 
