@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import dagster as dg
 import pytest
 from dagster.components.testing import create_defs_folder_sandbox
+from objects import Server
 from projects import Project
 
 
@@ -36,3 +37,11 @@ def videos(project: Project) -> Project:
         """,
     )
     return project
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[Server]:
+    """An S3 server."""
+    server = Server()
+    yield server
+    server.stop()

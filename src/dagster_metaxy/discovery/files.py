@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path, PurePosixPath
+from stat import S_ISREG
 from typing import Any
 
 from dagster_metaxy.increment.outcome import UpdateError
@@ -21,10 +22,6 @@ VIDEO_ENDINGS = frozenset({
 })
 # fmt: on
 """What counts as a video where no glob is given, in upper or lower case."""
-
-
-_PAGE = 1_000
-"""Objects that are taken from the list at a time, as many as a request gives."""
 
 
 class SourceError(UpdateError):
@@ -224,30 +221,19 @@ def list_objects(url: str, glob: str | None = None) -> Listing:
     Raises:
         SourceError: It could not be listed to the end.
     """
-    import obstore
-    from obstore.exceptions import BaseError
-
     wanted = _wanted(glob)
     root, prefix = locations.split(url.rstrip("/"))
     start = f"{prefix}/" if prefix else ""
     listing = Listing()
     try:
-        store = locations.object_store(root)
-        for page in obstore.list(store, prefix or None, chunk_size=_PAGE):
-            for found in page:
-                relative = found["path"].removeprefix(start)
-                if wanted(relative) and not any(p.startswith(".") for p in relative.split("/")):
-                    listing.files.append(
-                        File(
-                            relative,
-                            f"{root}/{found['path']}",
-                            found["size"],
-                            found["last_modified"],
-                            found["e_tag"],
-                        )
-                    )
-    except (BaseError, OSError, ValueError) as error:
-        raise SourceError(f"cannot list {url}: {locations.line(error)}") from error
+        for found in locations.objects(root, prefix):
+            relative = found["path"].removeprefix(start)
+            if wanted(relative) and not any(p.startswith(".") for p in relative.split("/")):
+                path = f"{root}/{found['path']}"
+                size, modified_at = found["size"], found["last_modified"]
+                listing.files.append(File(relative, path, size, modified_at, found["e_tag"]))
+    except (OSError, ValueError) as error:
+        raise SourceError(f"cannot list {error}") from error
     listing.files.sort(key=lambda file: file.relative_path)
     return listing
 
@@ -262,6 +248,9 @@ def _add(listing: Listing, relative: str, path: str) -> None:
     except OSError as error:
         listing.unreadable[relative] = str(error.strerror)
     else:
+        if not S_ISREG(status.st_mode):  # a pipe would be waited for, for ever
+            listing.unreadable[relative] = "is no regular file"
+            return
         found = locations.status_of(status)
         listing.files.append(File(relative, path, found.size, found.modified_at))
 

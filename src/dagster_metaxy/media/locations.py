@@ -14,6 +14,7 @@ import io
 import os
 import shutil
 import tempfile
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
+    from obstore import ObjectMeta
     from obstore.store import ObjectStore
 
 _T = TypeVar("_T")
@@ -30,6 +32,14 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _ATTEMPTS = 3
 _BLOCK = 4 << 20
 """Bytes that are asked for at a time."""
+
+_PAGE = 1_000
+"""Objects that are taken from a list at a time, as many as a request gives."""
+
+_BREAKS = 5
+"""How often in a row a connection may break."""
+
+_PAUSE_SECONDS = 0.2
 
 _SETTINGS = ("AWS_", "GOOGLE_", "AZURE_")
 _RETRY: Any = {"max_retries": 5, "retry_timeout": timedelta(seconds=60)}
@@ -101,7 +111,39 @@ def _object_store(root: str, settings: tuple[tuple[str, str], ...]) -> ObjectSto
             retry_config=_RETRY,
         )
     except (BaseError, ValueError) as error:
-        raise ValueError(f"{root} cannot be reached: {line(error)}") from None
+        raise ValueError(f"{root} cannot be reached: {_line(error)}") from None
+
+
+def objects(root: str, prefix: str) -> Iterator[ObjectMeta]:
+    """All objects of a store below a prefix; no more requests than there are pages, unless the
+    connection breaks, after which the list goes on where it was.
+
+    Args:
+        root: As `split` gives it.
+        prefix: Ends where a part of a path does; empty for all.
+
+    Raises:
+        OSError: They could not be listed to the end.
+        ValueError: Nothing is known of such URLs, or their settings are wrong.
+    """
+    import obstore
+
+    store = object_store(root)
+    last: str | None = None
+    broken = 0
+    while True:
+        try:
+            with _told(f"{root}/{prefix}"):
+                for page in obstore.list(store, prefix or None, offset=last, chunk_size=_PAGE):
+                    for found in page:
+                        yield found
+                        last, broken = found["path"], 0
+            return
+        except ConnectionError:
+            broken += 1
+            if broken == _BREAKS:
+                raise
+            time.sleep(_PAUSE_SECONDS * broken)
 
 
 def status(location: Path | str) -> Status:
@@ -137,14 +179,14 @@ def _told(location: str) -> Iterator[None]:
     except FileNotFoundError:
         raise FileNotFoundError(f"{location}: there is no such object") from None
     except (PermissionError, PermissionDeniedError, UnauthenticatedError) as error:
-        raise PermissionError(f"{location}: {line(error)}") from None
-    except BaseError as error:
-        raise ConnectionError(f"{location}: {line(error)}") from None
+        raise PermissionError(f"{location}: {_line(error)}") from None
+    except (BaseError, OSError) as error:  # its readers raise OSError
+        raise ConnectionError(f"{location}: {_line(error)}") from None
     except ValueError as error:
-        raise OSError(f"{location}: {line(error)}") from None
+        raise OSError(f"{location}: {_line(error)}") from None
 
 
-def line(error: BaseException) -> str:
+def _line(error: BaseException) -> str:
     """What an error of an object store says, in one line."""
     return " ".join(str(error).partition("Debug source")[0].split())
 
@@ -333,19 +375,18 @@ def _check_same(location: str, found: Status) -> None:
 class _Reader(io.RawIOBase):
     """An object, read part by part.
 
-    Where that fails, it seems to end there, and `error` tells why: libraries that read through
+    Where the connection breaks, that part is read again, which obstore does not do by itself. Where
+    that fails, too, it seems to end there, and `error` tells why: libraries that read through
     callbacks lose or print what is raised in them.
     """
 
     def __init__(self, location: str, size: int) -> None:
-        import obstore
-
         self.name = location
         self.error: OSError | None = None
         self._size = size
-        root, path = split(location)
-        with _told(location):
-            self._file = obstore.open_reader(object_store(root), path, buffer_size=_BLOCK)
+        self._at = 0
+        self._file: Any = None
+        self._open()
 
     def readable(self) -> bool:
         """It is."""
@@ -357,24 +398,46 @@ class _Reader(io.RawIOBase):
 
     def read(self, size: int = -1) -> bytes:
         """The next bytes; none at the end, and where they cannot be read."""
-        if self.error is None:
+        for attempt in range(_BREAKS):
+            if self.error is not None and not isinstance(self.error, ConnectionError):
+                break
             try:
-                with _told(self.name):
-                    at = self._file.tell()
-                    data = bytes(self._file.read(size))
-                    if not data and size and at < self._size:
-                        raise ConnectionError(
-                            f"{self.name}: ends at byte {at} of the {self._size} it has"
-                        )
-                    return data
+                if self.error is not None:
+                    time.sleep(_PAUSE_SECONDS * attempt)
+                    self._open()
+                data = self._next(size)
+                self.error = None
+                return data
             except OSError as error:
                 self.error = error
         return b""
 
+    def _open(self) -> None:
+        import obstore
+
+        root, path = split(self.name)
+        with _told(self.name):
+            self._file = obstore.open_reader(
+                object_store(root), path, buffer_size=_BLOCK, size=self._size
+            )
+
+    def _next(self, size: int) -> bytes:
+        with _told(self.name):
+            self._file.seek(self._at)
+            data = bytes(self._file.read(size))
+        if not data and size and self._at < self._size:
+            raise ConnectionError(f"{self.name}: ends at byte {self._at} of {self._size}")
+        self._at += len(data)
+        return data
+
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Go elsewhere."""
-        return self._file.seek(offset, whence)
+        """Go elsewhere, at most to the end."""
+        start = (0, self._at, self._size)[whence]
+        if start + offset < 0:
+            raise ValueError("the file is too short")
+        self._at = min(start + offset, self._size)
+        return self._at
 
     def tell(self) -> int:
         """Where it is."""
-        return self._file.tell()
+        return self._at
