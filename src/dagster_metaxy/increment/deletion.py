@@ -297,18 +297,21 @@ class _Split:
     ) -> tuple[list[Any], list[Any]]:
         parents = self.parents
         kept: set[tuple[Any, ...]] = set()
-        files: set[str] = set()
+        files: list[Any] = []
         gone = set(self.gone)
         if self.staying is not None and self.going is not None:
             kept = set(self.staying.select(parents).rows())
             gone |= set(self.going.select(parents).rows())
-            files = _texts(self.going) - _texts(self.staying)
+            files = artifacts.files_of(_texts(self.going))
+            if files:
+                left = {*artifacts.files_of(_texts(self.staying))}
+                files = [file for file in files if file not in left]
         # Of all the rows that were ever written, as a deletion that was killed may have left files;
         # but not what a run beside this one has published, of which it is about to write the row.
         rows = stores.rows_of(store, self.key, parents, gone - kept, **stores.HISTORY)
         folders = sorted(artifacts.of_rows(rows, parents), key=lambda folder: folder.parts)
         going = {*folders}
-        return folders, [f for f in artifacts.files_of(files) if not going & {*f.parents}]
+        return folders, [f for f in files if not going & {*f.parents}]
 
 
 def _as_dep_sees(dep: mx.FeatureDep, rows: pl.DataFrame) -> pl.DataFrame:

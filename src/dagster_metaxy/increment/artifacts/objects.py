@@ -288,7 +288,8 @@ def _sentence(error: Exception) -> str:
     """What an error of obstore says, without what may be secret: the queries of signed URLs, and
     what a server repeats of the request."""
     text = str(error).partition("\n\nDebug source")[0]
-    text, _, answer = text.partition("<?xml")
+    text, *answers = re.split(r"<\?xml|<Error", text, maxsplit=1)
+    answer = "".join(answers)
     told = [found[1] for n in ("Code", "Message") if (found := re.search(f"<{n}>([^<]*)", answer))]
     text = re.sub(r"(https?://[^\s?]*)\?\S*", r"\1", text)
     return " ".join(f"{text}{': '.join(told)}".split())
