@@ -9,7 +9,6 @@ from collections.abc import Iterator
 import dagster as dg
 import pytest
 from dagster.components.testing import create_defs_folder_sandbox
-from moto.server import ThreadedMotoServer
 from objects import Bucket, Proxy, environment
 from projects import Project
 
@@ -17,6 +16,8 @@ from projects import Project
 @pytest.fixture(scope="session")
 def s3_endpoint() -> Iterator[str]:
     """The URL of an S3 server."""
+    from moto.server import ThreadedMotoServer
+
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
