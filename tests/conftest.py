@@ -1,14 +1,47 @@
-"""Fixtures: a project to load and run, and one with videos."""
+"""Fixtures: a project to load and run, one with videos, and an S3 server."""
 
 from __future__ import annotations
 
+import os
+import uuid
 from collections.abc import Iterator
 
 import dagster as dg
 import pytest
 from dagster.components.testing import create_defs_folder_sandbox
-from objects import Server
+from objects import Bucket, Proxy, environment
 from projects import Project
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint() -> Iterator[str]:
+    """The URL of an S3 server."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def bucket(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Bucket:
+    """An empty bucket, which the environment says how to reach."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    for name, value in environment(s3_endpoint).items():
+        monkeypatch.setenv(name, value)
+    return Bucket(s3_endpoint, f"bucket-{uuid.uuid4().hex}")
+
+
+@pytest.fixture
+def proxy(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+    """A proxy between the environment and the bucket."""
+    made = Proxy(bucket.endpoint)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", made.endpoint)
+    yield made
+    made.close()
 
 
 @pytest.fixture
@@ -37,11 +70,3 @@ def videos(project: Project) -> Project:
         """,
     )
     return project
-
-
-@pytest.fixture(scope="session")
-def s3() -> Iterator[Server]:
-    """An S3 server."""
-    server = Server()
-    yield server
-    server.stop()

@@ -1,150 +1,151 @@
-"""An S3 server on loopback, and faults between it and its clients."""
+"""Object stores of tests: an S3 server, buckets of it, and a proxy that does not always answer."""
 
 from __future__ import annotations
 
-import http.client
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import urlsplit
 
-import pytest
+SECRET = "hunter2-secret"
+KEY_ID = "HUNTER2KEYID"
 
-BUCKET = "videos-test"
+
+def environment(endpoint: str) -> dict[str, str]:
+    """What obstore finds in the environment."""
+    return {
+        "AWS_ACCESS_KEY_ID": KEY_ID,
+        "AWS_SECRET_ACCESS_KEY": SECRET,
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_REGION": "us-east-1",
+        "AWS_ALLOW_HTTP": "true",
+    }
 
 
-class Server:
-    """moto's S3 server, with a bucket.
+class Bucket:
+    """A bucket of the S3 server, looked at by another client than the one under test.
 
-    Attributes:
-        endpoint: Where it is.
-        environment: What clients take from the environment.
+    Args:
+        endpoint: The server.
+        name: Of the bucket, which is made.
     """
 
-    def __init__(self) -> None:
-        from moto.server import ThreadedMotoServer
+    def __init__(self, endpoint: str, name: str) -> None:
+        import boto3
 
-        self._server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-        self._server.start()
-        host, port = self._server.get_host_and_port()
-        self.endpoint = f"http://{host}:{port}"
-        self.environment = {
-            "AWS_ACCESS_KEY_ID": "someone",
-            "AWS_SECRET_ACCESS_KEY": "hunter2-secret",
-            "AWS_REGION": "us-east-1",
-            "AWS_ENDPOINT_URL": self.endpoint,
-        }
-        self._client: Any = None
+        self.endpoint = endpoint
+        self.name = name
+        self.url = f"s3://{name}/some/prefix"
+        self._client = boto3.client(
+            "s3",
+            endpoint_url=endpoint,
+            region_name="us-east-1",
+            aws_access_key_id="any",
+            aws_secret_access_key="any",
+        )
+        self._client.create_bucket(Bucket=name)
+
+    def key(self, url: str) -> str:
+        """The key of an object, by its URL."""
+        assert url.startswith(f"s3://{self.name}/")
+        return url.removeprefix(f"s3://{self.name}/")
 
     @property
-    def client(self) -> Any:
-        """boto3's, with the bucket."""
-        if self._client is None:
-            import boto3
+    def urls(self) -> set[str]:
+        """Of all objects."""
+        pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self.name)
+        found = [one["Key"] for page in pages for one in page.get("Contents", ())]
+        return {f"s3://{self.name}/{key}" for key in found}
 
-            env = self.environment
-            self._client = boto3.client(
-                "s3",
-                endpoint_url=self.endpoint,
-                aws_access_key_id=env["AWS_ACCESS_KEY_ID"],
-                aws_secret_access_key=env["AWS_SECRET_ACCESS_KEY"],
-                region_name=env["AWS_REGION"],
-            )
-            self._client.create_bucket(Bucket=BUCKET)
-        return self._client
+    def read(self, url: str) -> bytes:
+        return self._client.get_object(Bucket=self.name, Key=self.key(url))["Body"].read()
 
-    def put(self, key: str, body: bytes) -> None:
-        self.client.put_object(Bucket=BUCKET, Key=key, Body=body)
+    def content_type(self, url: str) -> str:
+        return self._client.head_object(Bucket=self.name, Key=self.key(url))["ContentType"]
 
-    def delete(self, key: str) -> None:
-        self.client.delete_object(Bucket=BUCKET, Key=key)
+    def put(self, url: str, content: bytes = b"x") -> None:
+        self._client.put_object(Bucket=self.name, Key=self.key(url), Body=content)
 
-    def keys(self, prefix: str = "") -> list[str]:
-        pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=prefix)
-        return [found["Key"] for page in pages for found in page.get("Contents", ())]
-
-    def clear(self) -> None:
-        for key in self.keys():
-            self.delete(key)
-
-    def stop(self) -> None:
-        self._server.stop()
+    def delete(self, url: str) -> None:
+        self._client.delete_object(Bucket=self.name, Key=self.key(url))
 
 
-def use(monkeypatch: pytest.MonkeyPatch, server: Server, endpoint: str | None = None) -> None:
-    """Let clients of this process find a server."""
-    for name, value in {**server.environment, "AWS_ENDPOINT_URL": endpoint}.items():
-        monkeypatch.setenv(name, value or server.endpoint)
+Fault = Callable[[str, str], "int | str | None"]
 
 
 class Proxy:
-    """Between clients and a server.
+    """An HTTP server in front of another one, which may answer in its place.
 
     Attributes:
-        fault: Is asked, for each request, by method and path, what goes wrong: `503`, `cut` in the
-            middle of the body, `slow`, or None.
-        requests: What was asked: method and path, with its query.
+        fault: Called with the method and the path of each request. What it gives is the status of
+            the answer; with 0, the connection is cut within the request; with `cut`, within the
+            answer; with `slow`, the answer takes a second; with None, the request goes through.
+        requests: Those that came, with what was done with them.
     """
 
-    def __init__(self, server: Server) -> None:
-        self.fault: Callable[[str, str], str | None] = lambda method, path: None
-        self.requests: list[tuple[str, str]] = []
-        target = server.endpoint.removeprefix("http://")
+    def __init__(self, endpoint: str) -> None:
+        self.fault: Fault = lambda method, path: None
+        self.requests: list[tuple[str, str, int | str | None]] = []
+        server = urlsplit(endpoint)
         proxy = self
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
-            def log_message(self, *args: Any) -> None:
-                pass
-
-            def _any(self) -> None:
-                proxy.requests.append((self.command, self.path))
-                length = int(self.headers.get("Content-Length") or 0)
-                body = self.rfile.read(length) if length else None
-                fault = proxy.fault(self.command, self.path)
-                if fault == "503":
-                    self.send_response(503, "Slow Down")
-                    self.send_header("Content-Length", "0")
-                    self.end_headers()
-                    return
-                if fault == "slow":
-                    time.sleep(1)
-                connection = http.client.HTTPConnection(target)
-                connection.request(self.command, self.path, body, dict(self.headers))
-                answer = connection.getresponse()
-                data = answer.read()
-                self.send_response(answer.status, answer.reason)
-                for name, value in answer.getheaders():
-                    if name.lower() not in ("transfer-encoding", "connection", "date", "server"):
-                        self.send_header(name, value)
-                if answer.getheader("Content-Length") is None:
-                    self.send_header("Content-Length", str(len(data)))
-                self.end_headers()
-                if fault == "cut" and data:
-                    self.wfile.write(data[: len(data) // 2])
+            def _do(self) -> None:
+                found = proxy.fault(self.command, self.path)
+                proxy.requests.append((self.command, self.path, found))
+                length = int(self.headers.get("Content-Length", 0))
+                if found == 0:
+                    self.rfile.read(length // 2)
                     self.close_connection = True
                     return
-                self.wfile.write(data)
+                body = self.rfile.read(length)
+                if found == "slow":
+                    time.sleep(1)
+                if not isinstance(found, int):
+                    connection = HTTPConnection(str(server.hostname), server.port)
+                    connection.request(self.command, self.path, body, dict(self.headers))
+                    answer = connection.getresponse()
+                    content = answer.read()
+                    self.send_response(answer.status)
+                    for name, value in answer.getheaders():
+                        if name.lower() not in (
+                            "transfer-encoding",
+                            "connection",
+                            "content-length",
+                        ):
+                            self.send_header(name, value)
+                    size = answer.getheader("Content-Length", "0")
+                    self.send_header(
+                        "Content-Length", size if self.command == "HEAD" else str(len(content))
+                    )
+                    connection.close()
+                else:
+                    content = (
+                        b'<?xml version="1.0"?><Error><Code>Refused</Code><Message>Not now</Message>'
+                        b"<AWSAccessKeyId>" + KEY_ID.encode() + b"</AWSAccessKeyId></Error>"
+                    )
+                    self.send_response(found)
+                    self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                if found == "cut" and content:
+                    content = content[: len(content) // 2]
+                    self.close_connection = True
+                self.wfile.write(content)
 
-            do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _any
+            do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = _do
 
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._http.daemon_threads = True
-        threading.Thread(target=self._http.serve_forever, daemon=True).start()
-        self.endpoint = f"http://127.0.0.1:{self._http.server_address[1]}"
+            def log_message(self, format: str, *arguments: Any) -> None:
+                pass
 
-    def stop(self) -> None:
-        self._http.shutdown()
-        self._http.server_close()
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.endpoint = f"http://127.0.0.1:{self._server.server_port}"
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
-
-@contextmanager
-def proxied(server: Server) -> Iterator[Proxy]:
-    proxy = Proxy(server)
-    try:
-        yield proxy
-    finally:
-        proxy.stop()
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()

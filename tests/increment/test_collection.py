@@ -22,9 +22,10 @@ from worlds import update as updating
 
 from dagster_metaxy.declare.columns import Column
 from dagster_metaxy.declare.feature import Feature, expansion
-from dagster_metaxy.increment import artifacts as artifacts_module
-from dagster_metaxy.increment import collection, store
-from dagster_metaxy.increment.artifacts import Artifacts, safe_name
+from dagster_metaxy.increment import store
+from dagster_metaxy.increment.artifacts import disk as artifacts_module
+from dagster_metaxy.increment.artifacts.base import safe_name
+from dagster_metaxy.increment.artifacts.disk import DiskArtifacts as Artifacts
 from dagster_metaxy.increment.collection import Collection, find_garbage, remove
 from dagster_metaxy.increment.compute import ComputeContext
 from dagster_metaxy.increment.outcome import Counts
@@ -574,7 +575,7 @@ def test_killed_while_it_removes(
         unlink(*arguments, **options)
 
     with monkeypatch.context() as patched:
-        patched.setattr(collection.os, "unlink", killed)
+        patched.setattr(artifacts_module.os, "unlink", killed)
         with pytest.raises(KeyboardInterrupt):
             remove(found)
     for name in ("x", "y"):

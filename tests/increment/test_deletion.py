@@ -14,7 +14,7 @@ from worlds import update as updating
 from dagster_metaxy.declare.columns import Column
 from dagster_metaxy.declare.feature import Feature, aggregation
 from dagster_metaxy.increment import deletion, store
-from dagster_metaxy.increment.artifacts import Artifacts
+from dagster_metaxy.increment.artifacts.disk import DiskArtifacts as Artifacts
 from dagster_metaxy.increment.collection import find_garbage, remove
 from dagster_metaxy.increment.compute import ComputeContext
 from dagster_metaxy.increment.deletion import Deletion, delete, plan_deletion

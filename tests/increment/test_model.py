@@ -533,7 +533,7 @@ class Machine(RuleBasedStateMachine):
             self.model.last[name].pop(ids, None)
         self.check_rows(name)
         if not failing:
-            gone = {Path(p) for p in plan.artifacts}
+            gone = {Path(str(p)) for p in plan.artifacts}
             left = self.folders(name)
             assert all(any(p == g or g in p.parents for g in gone) for p in folders - left)
             assert not any(p == g or g in p.parents for g in gone for p in left)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -225,7 +226,7 @@ def test_artifacts_that_would_be_deleted(world: World) -> None:
     world.put(b=("2", "1", 1))
     world.drop("a")
     with world.store.open("r") as store:
-        folders = updating.plan(store).artifacts
+        folders = [Path(str(folder)) for folder in updating.plan(store).artifacts]
     assert [
         folder.relative_to(world.root / "artifacts/t__words").parts[0] for folder in folders
     ] == [

@@ -24,7 +24,8 @@ from dagster_metaxy.declare.columns import Column
 from dagster_metaxy.declare.feature import Feature, expansion
 from dagster_metaxy.engines import local
 from dagster_metaxy.increment import store as stores
-from dagster_metaxy.increment.artifacts import Artifacts, safe_name
+from dagster_metaxy.increment.artifacts.base import safe_name
+from dagster_metaxy.increment.artifacts.disk import DiskArtifacts as Artifacts
 from dagster_metaxy.increment.compute import ComputeContext
 from dagster_metaxy.increment.outcome import Counts, Outcome
 from dagster_metaxy.increment.selection import Scope, Selection

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import polars as pl
 import pytest
-from moto.server import ThreadedMotoServer
 from projects import Project
 
 from dagster_metaxy.resources import JsonIOManager, ParquetIOManager
@@ -197,19 +195,15 @@ class TestParquet:
 
 
 @pytest.fixture(scope="module")
-def s3() -> Iterator[dict[str, Any]]:
+def s3(s3_endpoint: str) -> dict[str, Any]:
     """The storage options of an S3 server with the buckets `here` and `there`."""
     import s3fs
 
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    options: dict[str, Any] = {"client_kwargs": {"endpoint_url": f"http://{host}:{port}"}}
+    options: dict[str, Any] = {"client_kwargs": {"endpoint_url": s3_endpoint}}
     system = s3fs.S3FileSystem(key="any", secret="any", **options)
     system.mkdir("here")
     system.mkdir("there")
-    yield options
-    server.stop()
+    return options
 
 
 class TestObjectStore:

@@ -25,8 +25,10 @@ from dagster_metaxy.declare.errors import (
 )
 from dagster_metaxy.declare.project import MetaxyProject
 from dagster_metaxy.declare.schema import TEMPLATE, model_schema, one_of, plain, structured, text_or
+from dagster_metaxy.increment.artifacts import check_root, is_url
 from dagster_metaxy.increment.quarantine import Quarantine
 from dagster_metaxy.report.checks import CHECKS
+from dagster_metaxy.resources._extras import MissingExtra, require
 
 if TYPE_CHECKING:
     from dagster_metaxy.components._graph import ProjectFeatures
@@ -269,9 +271,11 @@ class FeatureComponent(LocatedComponent):
     artifacts: Annotated[
         str,
         plain(
-            description="The folder for the files that computes write, absolute or below the project's"
-            " root.",
-            examples=["data/artifacts"],
+            description="Where the files that computes write lie: a folder, absolute or below the"
+            " project's root, or a place in an object store (`s3://bucket/prefix`, `gs://`, `az://`),"
+            " which needs `dagster-metaxy[object-store]`, and finds its credentials in the environment"
+            " (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, ...).",
+            examples=["data/artifacts", "s3://bucket/artifacts"],
         ),
     ] = "data/artifacts"
 
@@ -343,6 +347,17 @@ class FeatureComponent(LocatedComponent):
         if attempts < 1:
             raise ValueError("at least 1")
         return attempts
+
+    @field_validator("artifacts")
+    @classmethod
+    def _check_artifacts(cls, written: str) -> str:
+        check_root(written)
+        if is_url(written):
+            try:
+                require("artifacts in an object store", "object-store", "obstore")
+            except MissingExtra as error:
+                raise ValueError(str(error)) from None
+        return written
 
     @field_validator("transient_errors")
     @classmethod

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from dagster_metaxy.declare.columns import RowShapeError, check_row
 from dagster_metaxy.declare.feature import Feature
 from dagster_metaxy.engines.processes import TaskError
 from dagster_metaxy.increment import store as stores
-from dagster_metaxy.increment.artifacts import Artifacts, files_in
+from dagster_metaxy.increment.artifacts import Artifacts
+from dagster_metaxy.increment.artifacts.base import Location, files_in
 from dagster_metaxy.increment.compute import (
     Compute,
     ComputeContext,
@@ -45,7 +46,7 @@ class Result:
     error: Exception | None = None
     cost: Cost = field(default_factory=Cost)
     files: Sequence[ArtifactFile] = ()
-    folder: Path | None = None
+    folder: Location | None = None
 
 
 def results_of(answer: Any, log: Any) -> list[Result]:
@@ -74,7 +75,7 @@ class Caller:
 
     feature: Feature
     compute: Compute
-    artifacts: Artifacts
+    artifacts: Artifacts[Any]
     runtime: Runtime
     schema: Mapping[str, pl.DataType]
 
@@ -99,14 +100,13 @@ class Caller:
     def _one(self, task: Task) -> Result:
         meter = Meter()
         try:
-            rows, folder = self._computed(task)
-            files = files_in(folder) if folder is not None else ()
+            rows, files, folder = self._computed(task)
             return Result(rows, cost=meter.cost(files=files), files=files, folder=folder)
         except Exception as error:
             return Result(error=error, cost=meter.cost())
 
-    def _computed(self, task: Task) -> tuple[Rows, Path | None]:
-        """The rows of a task, and where its artifacts lie."""
+    def _computed(self, task: Task) -> tuple[Rows, Sequence[ArtifactFile], Location | None]:
+        """The rows of a task, its artifacts, and where they lie."""
         feature = self.feature
         context = ComputeContext(self.runtime, self.artifacts.unfinished)
         argument = task.samples if feature.aggregates else task.samples[0]
@@ -120,14 +120,17 @@ class Caller:
         else:
             returned = [returned]
         rows = self._checked(task, returned)
+        files: Sequence[ArtifactFile] = ()
         published = None
         if (unfinished := context.used_folder) is not None and rows:
+            files = files_in(unfinished)
             published = self.artifacts.publish(unfinished, task.ids, task.provenance)
+            place = partial(self.artifacts.file, published)
             rows = [
-                {name: moved(value, unfinished, published) for name, value in row.items()}
+                {name: moved(value, unfinished, place) for name, value in row.items()}
                 for row in rows
             ]
-        return rows, published
+        return rows, files, published
 
     def _batch(self, tasks: Sequence[Task]) -> list[Rows | Exception]:
         import polars as pl

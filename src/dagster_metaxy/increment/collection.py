@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dagster_metaxy.declare.feature import Feature
 from dagster_metaxy.increment import store as stores
-from dagster_metaxy.increment.artifacts import WORK, Artifacts, safe_name
+from dagster_metaxy.increment.artifacts import Artifacts, Root, artifacts_of
+from dagster_metaxy.increment.artifacts.base import Contents, Location
 
 if TYPE_CHECKING:
     import metaxy as mx
@@ -26,48 +25,6 @@ if TYPE_CHECKING:
 
 _VERSION, _UPDATED, _DELETED = "metaxy_feature_version", "metaxy_updated_at", "metaxy_deleted_at"
 _SAMPLE, _FOLDER = "metaxy_sample", "metaxy_folder"
-_NAMED = 3
-
-
-@dataclass(frozen=True)
-class Garbage:
-    """A folder that goes: a version of a sample, what a dead run left, or an empty sample folder.
-
-    Attributes:
-        folder: The folder.
-        files: How many files are in it.
-        size: Their size in bytes.
-        changed: Unix time of the last change in it.
-    """
-
-    folder: Path
-    files: int
-    size: int
-    changed: float
-
-    @classmethod
-    def of(cls, folder: Path) -> Garbage:
-        """What a folder holds; links are not followed.
-
-        Raises:
-            OSError: It cannot be looked at as a whole.
-        """
-        own = folder.lstat()
-        # Its own status changed when it was renamed to its place, which its times do not tell.
-        changed = max(own.st_mtime, own.st_ctime)
-        files = size = 0
-        pending = [folder]
-        while pending:
-            with os.scandir(pending.pop()) as entries:
-                for entry in entries:
-                    status = entry.stat(follow_symlinks=False)
-                    changed = max(changed, status.st_mtime)
-                    if entry.is_dir(follow_symlinks=False):
-                        pending.append(Path(entry.path))
-                    else:
-                        files += 1
-                        size += status.st_size
-        return cls(folder, files, size, changed)
 
 
 @dataclass
@@ -77,21 +34,21 @@ class Collection:
     Attributes:
         artifacts: The files of the feature.
         before: Unix time; what was changed since is left alone.
-        garbage: What goes.
+        garbage: What goes: versions of samples; on disk, what dead runs left, and empty folders, too.
         written: Whether any store has the feature.
         notes: Sentences that the reader should see.
         errors: Folders that could not be looked at, or removed, and why.
     """
 
-    artifacts: Artifacts
+    artifacts: Artifacts[Any]
     before: float
-    garbage: list[Garbage] = field(default_factory=list)
+    garbage: list[Contents[Any]] = field(default_factory=list)
     written: bool = True
     notes: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
 
     @contextlib.contextmanager
-    def telling(self, folder: Path) -> Iterator[None]:
+    def telling(self, folder: Location) -> Iterator[None]:
         """Take note of what is wrong with a folder, and go on."""
         try:
             yield
@@ -99,11 +56,13 @@ class Collection:
             # A run has removed it meanwhile, or published into it.
             if error.errno not in (errno.ENOENT, errno.ENOTEMPTY):
                 self.errors.append(f"{folder}: {error.strerror or error}")
+        except stores.StoreError as error:  # which names it
+            self.errors.append(str(error))
 
 
 def find_garbage(
     feature: Feature,
-    root: Path,
+    root: Root,
     opened: Sequence[mx.MetadataStore],
     before: float,
     *,
@@ -117,22 +76,22 @@ def find_garbage(
 
     Args:
         feature: The feature, its id columns typed.
-        root: The folder for the artifacts of all features.
+        root: Where the artifacts of all features lie.
         opened: The open stores whose rows count.
         before: Unix time. What was changed since is left alone, since the run that made it may not
             have written its row yet.
         keep_older: Whether all rows of older feature versions count, which come back where code is
             reverted; else, only those of samples that have no row of a later one.
     """
-    found = Collection(Artifacts(root, feature.key), before)
+    found = Collection(artifacts_of(root, feature.key), before)
     # Files first, rows afterwards: what is published and written in between has its row then.
-    listed = _listed(found)
-    kept = _Kept(feature, found.artifacts.folder)
+    listed = found.artifacts.listed(found.notes, found.telling)
+    kept = _Kept(feature, found.artifacts)
     having = [store for store in opened if kept.add_rows_of(store, keep_older)]
     found.written = bool(having)
     unnamed = [one for one in listed if not kept.names(one.folder)]
     found.garbage = sorted(
-        (one for one in unnamed if one.changed < before), key=lambda one: one.folder
+        (one for one in unnamed if one.changed < before), key=lambda one: one.folder.parts
     )
     if young := len(unnamed) - len(found.garbage):
         found.notes.append(
@@ -142,13 +101,11 @@ def find_garbage(
     return found
 
 
-def remove(found: Collection) -> list[Garbage]:
+def remove(found: Collection) -> list[Contents[Any]]:
     """Remove what `find_garbage` found; what cannot be removed is added to the errors.
 
     Beside a running update it is safe as long as that writes each row before its files are as old
-    as those looked for: what it has published since the listing is young, and is looked at again
-    here; what it publishes in the moment between this look and the removal is another inode, and
-    is put back.
+    as those looked for.
 
     Returns:
         What was removed.
@@ -157,52 +114,11 @@ def remove(found: Collection) -> list[Garbage]:
     removed = []
     for one in found.garbage:
         with found.telling(one.folder):
-            inode = one.folder.lstat().st_ino
-            if Garbage.of(one.folder).changed >= found.before:
-                continue
-            if one.folder.parent == artifacts.folder:
-                one.folder.rmdir()  # fails if a run has published into it meanwhile
-            else:
-                artifacts.discard(one.folder, inode)
-                with contextlib.suppress(OSError):  # other versions are in it
-                    one.folder.parent.rmdir()
-            removed.append(one)
+            if artifacts.remove(one, found.before):
+                removed.append(one)
     if removed or found.errors:
         artifacts.close()
     return removed
-
-
-def _listed(found: Collection) -> list[Garbage]:
-    """All folders that may be garbage."""
-    top = found.artifacts.folder
-    if top.is_symlink():
-        found.notes.append(f"{top} is a link, and is not looked at")
-        return []
-    listed: list[Garbage] = []
-    strange: list[Path] = []
-    for sample in _folders(found, top, strange):
-        versions = _folders(found, sample, strange)
-        for version in versions:
-            with found.telling(version):
-                listed.append(Garbage.of(version))
-        with found.telling(sample):
-            if not versions and sample.name != WORK and not any(sample.iterdir()):
-                listed.append(Garbage.of(sample))
-    if strange:
-        some = ", ".join(map(str, sorted(strange)[:_NAMED]))
-        some += ", ..." if len(strange) > _NAMED else ""
-        found.notes.append(f"links, and files that no update has put there, are left alone: {some}")
-    return listed
-
-
-def _folders(found: Collection, folder: Path, strange: list[Path]) -> list[Path]:
-    """The folders in a folder; what else is there is strange."""
-    folders = []
-    with found.telling(folder), os.scandir(folder) as entries:
-        for entry in entries:
-            kind = folders if entry.is_dir(follow_symlinks=False) else strange
-            kind.append(Path(entry.path))
-    return folders
 
 
 class _Kept:
@@ -210,18 +126,21 @@ class _Kept:
 
     Args:
         feature: The feature.
-        folder: The folder of its artifacts.
+        artifacts: Its files.
     """
 
-    def __init__(self, feature: Feature, folder: Path) -> None:
+    def __init__(self, feature: Feature, artifacts: Artifacts[Any]) -> None:
         self._feature = feature
+        self._artifacts = artifacts
         # Anywhere in a path: a project may have been moved, or be mounted elsewhere.
-        self._path = rf"^.*/{re.escape(folder.name)}/(?<{_SAMPLE}>[^/]+)/(?<{_FOLDER}>[^/]+)"
+        self._path = (
+            rf"^.*/{re.escape(artifacts.folder.name)}/(?<{_SAMPLE}>[^/]+)/(?<{_FOLDER}>[^/]+)"
+        )
         self._folders: set[tuple[str, str]] = set()
         self._samples: set[tuple[str, str]] = set()
         self._versions: set[str] = set()
 
-    def names(self, folder: Path) -> bool:
+    def names(self, folder: Location) -> bool:
         """Whether the folder of a version of a sample stays."""
         sample, name = folder.parent.name, folder.name
         # Computed again, a version has folders that end in more.
@@ -264,7 +183,7 @@ class _Kept:
         kinds = [rows.schema[c] for c in parents]
         if len(parents) == len(self._feature.parent_columns) and all(map(_is_sure, kinds)):
             for *values, provenance in unnamed.drop(_VERSION).unique().iter_rows():
-                self._samples.add(_named(safe_name(values), provenance))
+                self._samples.add(_named(self._artifacts.sample_name(values), provenance))
         else:
             self._versions.update(unnamed[stores.PROVENANCE])
         return True

@@ -66,9 +66,9 @@ class ComputeContext:
     def artifacts(self) -> Path:
         """An empty folder for the files of this sample.
 
-        Name the files in the rows by their paths in it: the folder is moved to its place before
-        the rows are written, and the rows get the paths that hold then. A sample that fails
-        leaves no file.
+        Name the files in the rows by their paths in it: the folder is moved to its place, or its
+        files are uploaded, before the rows are written, and the rows get the paths, or the URLs,
+        that hold then. A sample that fails leaves no file.
         """
         if self._folder is None:
             self._folder = self._make_folder()
@@ -303,16 +303,22 @@ def _is_many(annotation: Any) -> bool | None:
     return True if issubclass(kind, Iterable) and not hasattr(kind, "columns") else None
 
 
-def moved(value: Any, unfinished: Path, published: Path) -> Any:
-    """A value of a row, which names its place after publication if it is a file in the folder."""
+def moved(value: Any, unfinished: Path, place: Callable[[Path], str]) -> Any:
+    """A value of a row, which names its place after publication if it is a file in the folder.
+
+    Args:
+        value: The value.
+        unfinished: The folder.
+        place: What a file is named by then, by its path below the folder.
+    """
     if isinstance(value, os.PathLike | str):
         try:
             relative = Path(value).relative_to(unfinished)
         except ValueError:
             return value
-        return os.fspath(published / relative)
+        return place(relative)
     if isinstance(value, list | tuple):
-        return [moved(item, unfinished, published) for item in value]
+        return [moved(item, unfinished, place) for item in value]
     return value
 
 

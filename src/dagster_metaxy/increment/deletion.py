@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dagster_metaxy.declare.errors import did_you_mean
 from dagster_metaxy.declare.feature import AGGREGATION, EXPANSION
 from dagster_metaxy.increment import store as stores
-from dagster_metaxy.increment.artifacts import Artifacts
+from dagster_metaxy.increment.artifacts import Artifacts, Root, artifacts_of
+from dagster_metaxy.increment.artifacts.base import Location
 from dagster_metaxy.increment.conditions import parsed
 from dagster_metaxy.increment.outcome import UpdateError, sample_name
 
@@ -46,9 +45,9 @@ class Deletion:
     samples: Sequence[tuple[Any, ...]] = ()
     older: int = 0
     stale: Sequence[tuple[Any, ...]] = ()
-    folders: Sequence[Path] = ()
-    files: Sequence[Path] = ()
-    artifacts: Artifacts | None = None
+    folders: Sequence[Location] = ()
+    files: Sequence[Location] = ()
+    artifacts: Artifacts[Any] | None = None
 
     def names(self, count: int) -> list[str]:
         """The first samples that go, as one writes them."""
@@ -62,7 +61,7 @@ def plan_deletion(
     store_of: StoreOf,
     key: str,
     condition: str,
-    artifacts: Mapping[str, Path],
+    artifacts: Mapping[str, Root],
     external: Collection[str] = (),
 ) -> list[Deletion]:
     """What goes where the samples of a feature that meet a condition are deleted.
@@ -76,7 +75,7 @@ def plan_deletion(
         store_of: The open store of a feature.
         key: The feature key.
         condition: As SQL writes it, and Metaxy reads it: `video_id = 'bikes' AND duration > 3`.
-        artifacts: The folder of artifacts of features that may have any, by feature key.
+        artifacts: Where the artifacts of features that may have any lie, by feature key.
         external: Keys of features that only other projects may write. What was computed from their
             samples goes all the same; of these, nothing does.
 
@@ -115,7 +114,7 @@ def plan_deletion(
     return [
         Deletion(k, tuple(split.spec.id_columns))
         if k in external
-        else split.deletion(store_of(k), Artifacts(artifacts[k], k) if k in artifacts else None)
+        else split.deletion(store_of(k), artifacts_of(artifacts[k], k) if k in artifacts else None)
         for k, split in found.items()
     ]
 
@@ -130,6 +129,9 @@ def delete(store_of: StoreOf, deletions: Sequence[Deletion], *, hard: bool = Fal
         store_of: The store of a feature, open for writing.
         deletions: What goes.
         hard: Whether rows are removed from the store, not only marked as deleted.
+
+    Raises:
+        StoreError: A store refuses. Planning and deleting again finishes the rest.
     """
     for deletion in reversed(deletions):
         if deletion.samples:
@@ -141,11 +143,9 @@ def delete(store_of: StoreOf, deletions: Sequence[Deletion], *, hard: bool = Fal
                 hard=hard,
                 older="deleted",
             )
-        for file in deletion.files:
-            file.unlink(missing_ok=True)
         if deletion.artifacts is not None:
-            for folder in deletion.folders:
-                deletion.artifacts.retire(folder)
+            deletion.artifacts.unlink(deletion.files)
+            deletion.artifacts.retire(deletion.folders)
             deletion.artifacts.close()
 
 
@@ -267,7 +267,7 @@ class _Split:
         if self.stale is not None:
             self.stale = _matching(self.stale, ids, columns, how="anti")
 
-    def deletion(self, store: mx.MetadataStore, artifacts: Artifacts | None) -> Deletion:
+    def deletion(self, store: mx.MetadataStore, artifacts: Artifacts[Any] | None) -> Deletion:
         """What goes, with its artifacts."""
         import metaxy as mx
         import polars as pl
@@ -293,23 +293,25 @@ class _Split:
         )
 
     def _artifacts(
-        self, store: mx.MetadataStore, artifacts: Artifacts
-    ) -> tuple[list[Path], list[Path]]:
+        self, store: mx.MetadataStore, artifacts: Artifacts[Any]
+    ) -> tuple[list[Any], list[Any]]:
         parents = self.parents
         kept: set[tuple[Any, ...]] = set()
-        files: set[str] = set()
+        files: list[Any] = []
         gone = set(self.gone)
         if self.staying is not None and self.going is not None:
             kept = set(self.staying.select(parents).rows())
             gone |= set(self.going.select(parents).rows())
-            named = _files_in(artifacts.folder, self.going)
-            files = named - _files_in(artifacts.folder, self.staying) if named else named
+            files = artifacts.files_of(_texts(self.going))
+            if files:
+                left = {*artifacts.files_of(_texts(self.staying))}
+                files = [file for file in files if file not in left]
         # Of all the rows that were ever written, as a deletion that was killed may have left files;
         # but not what a run beside this one has published, of which it is about to write the row.
         rows = stores.rows_of(store, self.key, parents, gone - kept, **stores.HISTORY)
-        folders = sorted(artifacts.of_rows(rows, parents))
+        folders = sorted(artifacts.of_rows(rows, parents), key=lambda folder: folder.parts)
         going = {*folders}
-        return folders, [f for f in sorted(map(Path, files)) if not going & {*f.parents}]
+        return folders, [f for f in files if not going & {*f.parents}]
 
 
 def _as_dep_sees(dep: mx.FeatureDep, rows: pl.DataFrame) -> pl.DataFrame:
@@ -329,15 +331,13 @@ def _matching(
     return rows.join(ids, on=list(on), how=how, nulls_equal=True)
 
 
-def _files_in(folder: Path, rows: pl.DataFrame) -> set[str]:
-    """The files in a folder that rows name."""
+def _texts(rows: pl.DataFrame) -> set[str]:
+    """The texts in rows, some of which may name files."""
     import polars as pl
 
-    prefix = os.fspath(folder) + os.sep
     return {
         value
         for column, dtype in rows.schema.items()
         if dtype == pl.String and not stores.is_system(column)
         for value in rows[column].drop_nulls().to_list()
-        if value.startswith(prefix)
     }

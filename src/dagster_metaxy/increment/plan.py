@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from dagster_metaxy.declare.feature import AGGREGATION, Feature, identity
 from dagster_metaxy.increment import store as stores
+from dagster_metaxy.increment.artifacts.base import Location
 from dagster_metaxy.increment.conditions import ConditionError, parsed
 from dagster_metaxy.increment.ledger import Entry, Ledger
 from dagster_metaxy.increment.outcome import FailedSample, UpdateError, sample_name
@@ -18,8 +19,6 @@ from dagster_metaxy.increment.quarantine import Quarantine
 from dagster_metaxy.increment.selection import Ids, Sample, Scope, Selection
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import metaxy as mx
     import polars as pl
 
@@ -111,7 +110,7 @@ class Plan:
     refused: list[FailedSample] = field(default_factory=list)
     orphaned: list[Orphan] = field(default_factory=list)
     unknown: dict[Ids, str | None] = field(default_factory=dict)
-    artifacts: list[Path] = field(default_factory=list)
+    artifacts: list[Location] = field(default_factory=list)
     seconds: float | None = None
     schema: Mapping[str, pl.DataType] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from dagster_metaxy import engines
@@ -16,7 +15,8 @@ from dagster_metaxy.declare.keys import PartitionError
 from dagster_metaxy.engines import Engine
 from dagster_metaxy.engines.processes import WorkerError
 from dagster_metaxy.increment import store as stores
-from dagster_metaxy.increment.artifacts import Artifacts
+from dagster_metaxy.increment.artifacts import Artifacts, Root, artifacts_of
+from dagster_metaxy.increment.artifacts.base import Location
 from dagster_metaxy.increment.caller import Caller, Result, Rows, results_of
 from dagster_metaxy.increment.compute import (
     Compute,
@@ -68,7 +68,7 @@ class Chunk:
 
     tasks: list[Task] = field(default_factory=list)
     rows: Rows = field(default_factory=list)
-    folders: set[Path] = field(default_factory=set)
+    folders: set[Location] = field(default_factory=set)
     entries: list[Entry] = field(default_factory=list)
     since: float = field(default_factory=time.monotonic)
 
@@ -82,7 +82,7 @@ class Update:
         compute: Takes a sample (the columns of the upstream) and returns a mapping of this
             feature's columns; of an expansion, an iterable of them; of an aggregation, it takes
             a list of samples.
-        artifacts: The folder for the artifacts of all features.
+        artifacts: Where the artifacts of all features lie: a folder, or a URL.
         workers: How many samples, or batches of them, are computed at once.
         batch_size: How many samples a compute that takes a frame gets at a time.
         hard_delete: Whether orphaned rows are removed from the store, not only marked as deleted.
@@ -98,7 +98,7 @@ class Update:
 
     feature: Feature
     compute: Compute
-    artifacts: Path
+    artifacts: Root
     workers: int = 1
     batch_size: int = 256
     hard_delete: bool = False
@@ -181,9 +181,9 @@ class Update:
         quarantine = None if self.on_error == "fail" else self.quarantine
         return Planner(self.feature, store, ledger, scope, selection, quarantine).plan()
 
-    def _obsolete_artifacts(self, store: mx.MetadataStore, plan: Plan) -> list[Path]:
+    def _obsolete_artifacts(self, store: mx.MetadataStore, plan: Plan) -> list[Location]:
         """The folders of files that the samples of a plan have now, and will not have after it."""
-        artifacts = Artifacts(self.artifacts, self.feature.key)
+        artifacts = artifacts_of(self.artifacts, self.feature.key)
         if not artifacts.any:
             return []
         parents = self.feature.parent_columns
@@ -191,11 +191,11 @@ class Update:
         rows = stores.rows_of(store, self.feature.key, parents, becomes)
         found = artifacts.of_rows(rows, parents, becomes)
         found |= self._artifacts_of(store, artifacts, [orphan.ids for orphan in plan.orphaned])
-        return sorted(found)
+        return sorted(found, key=lambda folder: folder.parts)
 
     def _artifacts_of(
-        self, store: mx.MetadataStore, artifacts: Artifacts, ids: Sequence[Ids]
-    ) -> set[Path]:
+        self, store: mx.MetadataStore, artifacts: Artifacts[Any], ids: Sequence[Ids]
+    ) -> set[Location]:
         """The folders of all files that samples have, or had with older code."""
         if not artifacts.any:
             return set()
@@ -224,7 +224,7 @@ class Update:
             if task.failure and scope.covers(task.partition):
                 outcome.hold(task.failure, task.partition)
         outcome.notes.extend(outcome.quarantine_note)
-        artifacts = Artifacts(self.artifacts, self.feature.key)
+        artifacts = artifacts_of(self.artifacts, self.feature.key)
         undone: list[Task] = []
         try:
             if plan.tasks:
@@ -263,7 +263,7 @@ class Update:
         ledger: Ledger,
         tasks: Sequence[Task],
         caller: Caller,
-        artifacts: Artifacts,
+        artifacts: Artifacts[Any],
         outcome: Outcome,
     ) -> list[Task]:
         """Compute and write; gives the tasks that failed."""
@@ -402,7 +402,7 @@ class Update:
         store: mx.MetadataStore,
         ledger: Ledger,
         chunk: Chunk,
-        artifacts: Artifacts,
+        artifacts: Artifacts[Any],
         outcome: Outcome,
     ) -> None:
         """Make a chunk durable: all rows of a sample in one commit, and then what is remembered."""
@@ -410,7 +410,7 @@ class Update:
             return
         feature = self.feature
         becomes = {task.ids: task.provenance for task in chunk.tasks}
-        retired: set[Path] = set()
+        retired: set[Location] = set()
         # What is replaced matters where children or files may be left over. Children, also those
         # that another run has written since the plan: of two that differ, they would mix.
         replaced = [t.ids for t in chunk.tasks if feature.expansion or (t.stale and artifacts.any)]
@@ -427,8 +427,18 @@ class Update:
         ledger.write(chunk.entries)
         # Only what the replaced rows named: another run may have published the next version, and
         # rows of older feature versions come back when code is reverted.
-        for folder in retired:
-            artifacts.retire(folder)
+        self._retire(artifacts, retired, outcome)
+
+    def _retire(
+        self, artifacts: Artifacts[Any], folders: Collection[Location], outcome: Outcome
+    ) -> None:
+        """Remove files that no row names any more; those that stay are garbage, and stop no run."""
+        try:
+            artifacts.retire(folders)
+        except StoreError as error:
+            note = "files of replaced or orphaned rows are left for metaxy_collect"
+            if not any(known.startswith(note) for known in outcome.notes):
+                outcome.notes.append(f"{note}: {error}")
 
     def _delete_children(
         self,
@@ -459,7 +469,7 @@ class Update:
         store: mx.MetadataStore,
         ledger: Ledger,
         plan: Plan,
-        artifacts: Artifacts,
+        artifacts: Artifacts[Any],
         outcome: Outcome,
     ) -> None:
         if not plan.orphaned:
@@ -480,8 +490,7 @@ class Update:
         )
         ledger.delete(gone)
         # Not what another run has published since, of which it is about to write the row.
-        for folder in folders:
-            artifacts.retire(folder)
+        self._retire(artifacts, folders, outcome)
 
     def _settle(
         self,

@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import io
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -111,7 +112,7 @@ def _object_store(root: str, settings: tuple[tuple[str, str], ...]) -> ObjectSto
             retry_config=_RETRY,
         )
     except (BaseError, ValueError) as error:
-        raise ValueError(f"{root} cannot be reached: {_line(error)}") from None
+        raise ValueError(f"{root} cannot be reached: {sentence(error)}") from None
 
 
 def objects(root: str, prefix: str) -> Iterator[ObjectMeta]:
@@ -179,16 +180,22 @@ def _told(location: str) -> Iterator[None]:
     except FileNotFoundError:
         raise FileNotFoundError(f"{location}: there is no such object") from None
     except (PermissionError, PermissionDeniedError, UnauthenticatedError) as error:
-        raise PermissionError(f"{location}: {_line(error)}") from None
+        raise PermissionError(f"{location}: {sentence(error)}") from None
     except (BaseError, OSError) as error:  # its readers raise OSError
-        raise ConnectionError(f"{location}: {_line(error)}") from None
+        raise ConnectionError(f"{location}: {sentence(error)}") from None
     except ValueError as error:
-        raise OSError(f"{location}: {_line(error)}") from None
+        raise OSError(f"{location}: {sentence(error)}") from None
 
 
-def _line(error: BaseException) -> str:
-    """What an error of an object store says, in one line."""
-    return " ".join(str(error).partition("Debug source")[0].split())
+def sentence(error: Exception) -> str:
+    """What an error of obstore says, without what may be secret: the queries of signed URLs, and
+    what a server repeats of the request."""
+    text = str(error).partition("\n\nDebug source")[0]
+    text, *answers = re.split(r"<\?xml|<Error", text, maxsplit=1)
+    answer = "".join(answers)
+    told = [found[1] for n in ("Code", "Message") if (found := re.search(f"<{n}>([^<]*)", answer))]
+    text = re.sub(r"(https?://[^\s?]*)\?\S*", r"\1", text)
+    return " ".join(f"{text}{': '.join(told)}".split())
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,7 @@ from dagster_metaxy.declare.partitions import (
 from dagster_metaxy.declare.project import CONFIG_FILE
 from dagster_metaxy.declare.references import resolve_function
 from dagster_metaxy.declare.schema import TEMPLATE, model_schema, one_of, plain, structured, text_or
+from dagster_metaxy.increment.artifacts import root_of
 from dagster_metaxy.increment.compute import Compute, SignatureError
 from dagster_metaxy.increment.root import Root
 from dagster_metaxy.increment.update import Update
@@ -691,7 +692,7 @@ class MetaxyAssetComponent(FeatureComponent):
         return Update(
             feature,
             compute,
-            artifacts=project_root / self.artifacts,
+            artifacts=root_of(self.artifacts, project_root),
             workers=self.workers,
             batch_size=self.batch_size,
             hard_delete=self.orphans == "hard",

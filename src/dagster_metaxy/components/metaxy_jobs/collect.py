@@ -3,7 +3,6 @@
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -11,8 +10,9 @@ from pydantic import Field
 
 from dagster_metaxy.components.metaxy_jobs.stores import ProjectStores
 from dagster_metaxy.declare.errors import did_you_mean
-from dagster_metaxy.increment.artifacts import Artifacts
+from dagster_metaxy.increment.artifacts import Artifacts, Root, artifacts_of
 from dagster_metaxy.increment.collection import Collection, find_garbage, remove
+from dagster_metaxy.increment.store import StoreError
 from dagster_metaxy.increment.store import opened as opened_store
 from dagster_metaxy.increment.update import Update
 from dagster_metaxy.report.tables import metadata_table, text_table
@@ -185,12 +185,17 @@ def _opened(stores: ProjectStores, names: Sequence[str], run_id: str) -> Iterato
 
 def _of_no_feature(computed: Mapping[str, Update]) -> Iterator[str]:
     """Notes on folders of artifacts that are of no feature."""
-    known: dict[Path, set[str]] = {}
+    known: dict[Root, list[Artifacts[Any]]] = {}
     for key, runner in computed.items():
-        known.setdefault(runner.artifacts, set()).add(Artifacts(runner.artifacts, key).folder.name)
-    for root, names in known.items():
-        others = [p for p in root.iterdir() if p.name not in names] if root.is_dir() else []
-        if folders := sorted(str(p) for p in others if p.is_dir()):
+        known.setdefault(runner.artifacts, []).append(artifacts_of(runner.artifacts, key))
+    for artifacts in known.values():
+        names = {one.folder.name for one in artifacts}
+        try:
+            there = artifacts[0].beside()
+        except StoreError as error:
+            yield str(error)
+            continue
+        if folders := sorted(str(folder) for folder in there if folder.name not in names):
             some = ", ".join(folders[:_NAMED]) + (", ..." if len(folders) > _NAMED else "")
             yield f"of no computed feature of this project, and left alone: {some}"
 

@@ -32,6 +32,7 @@ from dagster_metaxy.declare.project import MetaxyProject
 from dagster_metaxy.declare.schema import model_schema, one_of, plain, structured, tagged, text_or
 from dagster_metaxy.discovery.sensor import build_sensor
 from dagster_metaxy.discovery.videos import Videos, videos_feature
+from dagster_metaxy.increment.artifacts import root_of
 from dagster_metaxy.increment.compute import Compute
 from dagster_metaxy.increment.update import Update
 from dagster_metaxy.media.locations import Cache
@@ -226,7 +227,7 @@ class PartitionedVideoComponent(FeatureComponent):
                 update = Update(
                     step.feature(self.feature_prefix),
                     Compute(step.reading_through(self._cache(project_root)).compute),
-                    artifacts=project_root / self.artifacts,
+                    artifacts=root_of(self.artifacts, project_root),
                     workers=os.cpu_count() or 1,
                     **self.update_options(),
                 )
