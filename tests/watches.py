@@ -19,7 +19,10 @@ class Watch:
         defs = self.project.load()
         sensor = defs.resolve_sensor_def("clips_sensor")
         with dg.build_sensor_context(
-            instance=self.project.instance, cursor=self.cursor, definitions=defs
+            instance=self.project.instance,
+            cursor=self.cursor,
+            definitions=defs,
+            resources=dict(defs.resources or {}),
         ) as context:
             data = sensor.evaluate_tick(context)
         self.cursor = data.cursor or self.cursor

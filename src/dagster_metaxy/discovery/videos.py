@@ -320,6 +320,11 @@ class Videos:
             for (video_id,) in delete_gone(store, self.feature, since):
                 outcome.count("orphaned", gone[video_id])
             stores.compact(store, self.feature.key)
+        if not self.foresees:
+            # Nobody but this run can tell.
+            outcome.remaining = Plan(
+                self.feature, refused=[*outcome.failed, *outcome.quarantined], left=plan.left
+            )
         outcome.settle({self._partition(scope, video_id) for video_id in live})
         outcome.seconds = time.monotonic() - started
         return outcome

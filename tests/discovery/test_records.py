@@ -1,0 +1,340 @@
+"""Videos that a table or an API lists, wherever they lie, in projects of YAML."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import dagster as dg
+import pytest
+from objects import Bucket
+from projects import CLIPS, Project, load_error
+from watches import Watch
+
+BIKES, PORTRAIT = ((CLIPS / f"{name}.mp4").read_bytes() for name in ("bikes", "portrait"))
+
+SQL = """
+type: sql
+resource: database
+query: SELECT * FROM videos
+columns:
+  title: {type: str, nullable: true}
+"""
+
+
+class Table:
+    """A table of videos in SQLite, and the files that it names."""
+
+    def __init__(self, project: Project) -> None:
+        self.project = project
+        self.path = project.root / "videos.db"
+        project.write(
+            "resources/defs.yaml",
+            f"""
+            type: dagster_metaxy.ResourcesComponent
+            attributes:
+              resources:
+                database:
+                  type: dagster_metaxy.resources.DatabaseResource
+                  url: sqlite:///{self.path}
+            """,
+        )
+        self.execute("CREATE TABLE videos (id, location, title, version)")
+
+    def execute(self, statement: str, *values: Any) -> None:
+        with sqlite3.connect(self.path) as connection:
+            connection.execute(statement, values)
+        connection.close()
+
+    def put(self, *values: Any) -> None:
+        self.execute("INSERT INTO videos VALUES (?, ?, ?, ?)", *values)
+
+    def declare(self, source: str = SQL, more: str = "") -> None:
+        lines = "\n".join(f"    {line}" for line in source.strip().splitlines())
+        text = (
+            "type: dagster_metaxy.PartitionedVideoComponent\nattributes:\n"
+            f"  source:\n{lines}\n  feature_prefix: clips\n"
+            "  partitions: dynamic\n  steps: [{type: frames, every_seconds: 2, max_size: 64}]\n"
+        )
+        self.project.write("clips/defs.yaml", text + more)
+
+
+@pytest.fixture
+def table(project: Project) -> Table:
+    return Table(project)
+
+
+def test_a_query(table: Table, bucket: Bucket) -> None:
+    """Of videos on a disk and in a bucket; with a column of its own."""
+    project = table.project
+    folder = project.add_clips("elsewhere", ("bikes",))
+    bucket.put(f"{bucket.url}/portrait.mp4", PORTRAIT)
+    table.put(1, "elsewhere/bikes.mp4", "Bikes", None)
+    table.put("two", f"{bucket.url}/portrait.mp4", None, None)
+    table.declare()
+    assert project.run_job().success
+    assert project.counts("clips/videos") == (2, 0, 0, 0)
+    rows = {row["video_id"]: row for row in project.rows("clips/videos").to_dicts()}
+    assert {name: row["title"] for name, row in rows.items()} == {"1": "Bikes", "two": None}
+    assert rows["1"]["path"] == str(folder / "bikes.mp4")
+    assert rows["two"]["path"] == f"{bucket.url}/portrait.mp4"
+    assert set(project.rows("clips/frames")["video_id"]) == {"1", "two"}
+    assert project.green("clips/frames") == {"1", "two"}
+
+    # A title is no content; what it says is kept.
+    table.execute("UPDATE videos SET title = 'More bikes' WHERE id = 1")
+    assert project.run_job().success
+    assert project.counts("clips/videos") == (0, 0, 0, 0)
+    assert project.counts("clips/frames") == (0, 0, 0, 0)
+    titles = dict(project.rows("clips/videos").select("video_id", "title").rows())
+    assert titles == {"1": "More bikes", "two": None}
+
+    # Somewhere else, with the same content: nothing is computed.
+    bucket.put(f"{bucket.url}/copy.mp4", PORTRAIT)
+    table.execute("UPDATE videos SET location = ? WHERE id = 'two'", f"{bucket.url}/copy.mp4")
+    table.execute("DELETE FROM videos WHERE id = 1")
+    assert project.run_job().success
+    assert project.counts("clips/videos") == (0, 0, 1, 0)
+    assert project.counts("clips/frames")[:2] == (0, 0)
+    (row,) = project.rows("clips/videos").to_dicts()
+    assert row["path"] == f"{bucket.url}/copy.mp4"
+
+
+def test_versions_of_a_table_are_trusted(table: Table) -> None:
+    project = table.project
+    file = project.add_clips("elsewhere", ("bikes",)) / "bikes.mp4"
+    table.put("a", "elsewhere/bikes.mp4", "A", "v1")
+    table.declare(SQL + "version: version\n")
+    assert project.run_job().success
+    file.write_bytes(PORTRAIT)
+    assert project.run_job().success
+    assert project.counts("clips/videos") == (0, 0, 0, 0)
+    table.execute("UPDATE videos SET version = 'v2'")
+    assert project.run_job().success
+    assert project.counts("clips/videos") == (0, 1, 0, 0)
+    assert project.rows("clips/videos")["etag"].to_list() == ["v2"]
+
+
+def test_records_that_cannot_be_used(table: Table) -> None:
+    """Each is named, and stops no other; what the store has of it stays."""
+    project = table.project
+    project.add_clips("elsewhere", ("bikes", "portrait"))
+    table.put("good", "elsewhere/bikes.mp4", "A", "1")
+    table.put("twice", "elsewhere/portrait.mp4", "A", "1")
+    table.declare()
+    assert project.run_job().success
+    table.put("twice", "elsewhere/bikes.mp4", "A", "1")
+    table.put("away", "elsewhere/nowhere.mp4", "A", "1")
+    table.put("odd", "elsewhere/bikes.mp4", b"12", "1")
+    table.put("empty", None, "A", "1")
+    table.put(None, "elsewhere/bikes.mp4", "A", "1")
+    project.run_job(raise_on_error=False)
+    assert project.counts("clips/videos") == (0, 0, 0, 5)
+    failed = {
+        record.data["sample"]: record.data["message"]
+        for record in project.metadata("clips/videos")["failed samples"].records
+    }
+    assert "the id is listed more than once, " in failed["video_id=twice"]
+    assert "nowhere.mp4: No such file or directory" in failed["video_id=away"]
+    assert "column 'title' should be str, got bytes: b'12'" in failed["video_id=odd"]
+    assert "its 'location' is empty" in failed["video_id=empty"]
+    assert "its 'id' is empty" in failed["video_id=record 7"]
+    assert set(project.rows("clips/videos")["video_id"]) == {"good", "twice"}
+    (check,) = project.instance.event_log_storage.get_latest_asset_check_execution_by_key(
+        [dg.AssetCheckKey(dg.AssetKey(["clips", "videos"]), "no_failed_samples")]
+    ).values()
+    assert not check.event.asset_check_evaluation.passed
+
+
+def test_a_table_that_is_away_deletes_nothing(table: Table) -> None:
+    project = table.project
+    project.add_clips("elsewhere", ("bikes",))
+    table.put("a", "elsewhere/bikes.mp4", "A", "1")
+    table.declare()
+    assert project.run_job().success
+    table.execute("ALTER TABLE videos RENAME TO other")
+    result = project.run_job(raise_on_error=False)
+    assert not result.success
+    (failure,) = [e for e in result.get_step_failure_events() if "videos" in str(e.step_key)]
+    assert "cannot list the query of 'database': " in str(failure.step_failure_data.error)
+    assert project.rows("clips/videos").height == 1
+
+
+def test_a_sensor_asks_the_table(table: Table) -> None:
+    project = table.project
+    project.add_clips("elsewhere", ("bikes",))
+    table.put("a", "elsewhere/bikes.mp4", "A", "1")
+    table.declare()
+    watch = Watch(project)
+    data = watch.tick()
+    assert data.run_requests[0].tags["found"].startswith("1 new, 0 changed and 0 vanished of 1")
+    assert watch.run(data).success
+    assert "1 videos, none new, changed or gone" in watch.tick().skip_message
+    table.execute("DELETE FROM videos")
+    assert watch.tick().run_requests
+
+
+class Catalog:
+    """An API that lists videos, a page at a time, and serves them."""
+
+    def __init__(self) -> None:
+        self.videos: list[dict[str, Any]] = []
+        self.files: dict[str, bytes] = {}
+        self.keys: list[str | None] = []
+        catalog = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def log_message(self, format: str, *arguments: Any) -> None:
+                pass
+
+            def do_GET(self) -> None:
+                path, _, query = self.path.partition("?")
+                if path == "/api/videos":
+                    catalog.keys.append(self.headers.get("Authorization"))
+                    page = int(query.removeprefix("page=") or 1)
+                    found = catalog.videos[page - 1 : page]
+                    following = f"/api/videos?page={page + 1}" if found else None
+                    self._answer(json.dumps({"data": found, "next": following}).encode())
+                    return
+                content = catalog.files.get(path)
+                if content is None:
+                    self.send_error(404)
+                    return
+                first, last = 0, len(content) - 1
+                if asked := self.headers.get("Range"):
+                    begin, _, end = asked.removeprefix("bytes=").partition("-")
+                    first, last = int(begin), min(int(end or last), last)
+                self._answer(content[first : last + 1], first, last, len(content))
+
+            do_HEAD = do_GET
+
+            def _answer(self, body: bytes, *part: int) -> None:
+                self.send_response(206 if "Range" in self.headers else 200)
+                if part:
+                    self.send_header("Content-Range", "bytes {}-{}/{}".format(*part))
+                    self.send_header("Last-Modified", "Mon, 02 Nov 2026 10:00:00 GMT")
+                    self.send_header("ETag", f'"{part[2]}"')
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                if self.command != "HEAD":
+                    self.wfile.write(body)
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+@pytest.fixture
+def catalog() -> Iterator[Catalog]:
+    made = Catalog()
+    yield made
+    made.close()
+
+
+HTTP = """
+type: http
+resource: catalog
+path: videos
+items: data
+next: next
+id: name
+location: url
+columns: {seconds: float}
+"""
+
+
+def test_an_api(project: Project, catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It lists in pages, with a key, and the videos lie on a web server."""
+    monkeypatch.setenv("CATALOG_KEY", "hunter2")
+    project.write(
+        "resources/defs.yaml",
+        f"""
+        type: dagster_metaxy.ResourcesComponent
+        attributes:
+          resources:
+            catalog:
+              type: dagster_metaxy.resources.ApiResource
+              base_url: {catalog.url}/api
+              api_key: "{{{{ env.CATALOG_KEY }}}}"
+        """,
+    )
+    table = Table.__new__(Table)
+    table.project = project
+    table.declare(HTTP)
+    catalog.files = {"/files/a b.mp4": BIKES, "/files/p.mp4": PORTRAIT}
+    catalog.files = {name.replace(" ", "%20"): data for name, data in catalog.files.items()}
+    catalog.videos = [
+        {"name": "bikes", "url": f"{catalog.url}/files/a b.mp4", "seconds": 10, "more": 1},
+        {"name": "portrait", "url": f"{catalog.url}/files/p.mp4", "seconds": 2.5, "more": 2},
+    ]
+    assert project.run_job().success
+    assert project.counts("clips/videos") == (2, 0, 0, 0)
+    rows = {row["video_id"]: row for row in project.rows("clips/videos").to_dicts()}
+    assert rows["bikes"]["seconds"] == 10.0
+    assert rows["bikes"]["size"] == len(BIKES)
+    assert set(project.rows("clips/frames")["video_id"]) == {"bikes", "portrait"}
+    assert set(catalog.keys) == {"Bearer hunter2"}
+    assert project.run_job().success
+    assert project.counts("clips/videos") == (0, 0, 0, 0)
+
+    catalog.videos[1]["url"] = f"{catalog.url}/files/none.mp4"
+    project.run_job(raise_on_error=False)
+    (failed,) = project.metadata("clips/videos")["failed samples"].records
+    assert f"{catalog.url}/files/none.mp4: there is no such object" in failed.data["message"]
+    assert set(project.rows("clips/videos")["video_id"]) == {"bikes", "portrait"}
+
+
+def test_a_cache(table: Table, bucket: Bucket) -> None:
+    project = table.project
+    for name, data in (("bikes", BIKES), ("portrait", PORTRAIT)):
+        bucket.put(f"{bucket.url}/{name}.mp4", data)
+    table.declare(
+        f"path: {bucket.url}\nglob: '*.mp4'\n",
+        f"  cache: {{folder: cache, max_gigabytes: {(len(BIKES) + len(PORTRAIT) + 10) / 1e9}}}\n",
+    )
+    assert project.run_job().success
+    kept = {path.stat().st_size: path for path in (project.root / "cache").iterdir()}
+    assert set(kept) == {len(BIKES), len(PORTRAIT)}
+    assert kept[len(BIKES)].read_bytes() == BIKES
+    bucket.put(f"{bucket.url}/bunny.mp4", (CLIPS / "bigbuckbunny.mp4").read_bytes())
+    assert project.run_job().success
+    assert project.counts("clips/videos") == (1, 0, 0, 0)
+    sizes = [path.stat().st_size for path in (project.root / "cache").iterdir()]
+    assert (CLIPS / "bigbuckbunny.mp4").stat().st_size in sizes
+    assert sum(sizes) <= sum(map(len, (BIKES, PORTRAIT))) + 10 or len(sizes) == 1
+
+
+@pytest.mark.parametrize(
+    ("source", "line", "message"),
+    [
+        ("type: sql\nresource: database\n", 3, "query"),
+        ("type: sqll\nresource: database\n", 4, "sqll"),
+        (SQL + "  path: {type: str}\n", 8, "every video has a column 'path' already"),
+        (SQL + "  size2: {type: text}\n", 8, "text"),
+        ("path: https://example.com/videos\n", 4, "a web server cannot be listed"),
+        ("path: what://bucket/videos\n", 4, "what://bucket"),
+        ("path: videos\nquery: SELECT 1\n", 5, "query"),
+    ],
+)
+def test_mistakes(table: Table, source: str, line: int, message: str) -> None:
+    table.declare(source)
+    error = load_error(table.project)
+    assert message in error
+    assert f"defs.yaml:{line}" in error
+
+
+def test_a_resource_that_nobody_defines(project: Project) -> None:
+    table = Table.__new__(Table)
+    table.project = project
+    table.declare()
+    assert "database" in load_error(project)
