@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import json
 import re
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -95,7 +95,10 @@ def _run(project: Project) -> dict[str, Any]:
             rows = stores.read(store, key)
             assert rows is not None
             kept = rows.select(sorted(c for c in rows.columns if c not in OWN))
-            text = [re.sub("-[0-9a-f]{8}/", "/", repr(row)) for row in kept.to_dicts()]
+            text = [
+                re.sub("-[0-9a-f]{8}/", "/", json.dumps(row, sort_keys=True, default=str))
+                for row in kept.to_dicts()
+            ]
             found[key] = (project.counts(key), sorted(text))
     return found
 

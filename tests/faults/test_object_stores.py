@@ -1,6 +1,8 @@
 """Delta and LanceDB in an object store that is a real server: what several writers at once leave.
 
 delta-rs and Lance commit by a conditional put (`If-None-Match: *`), and need no lock beside it.
+The first write of a table by several at once is not tested: LanceDB loses rows then, as
+docs/stores.md says.
 """
 
 from __future__ import annotations
@@ -64,13 +66,19 @@ def test_credentials_are_in_no_error(tmp_path: Path, kind: str) -> None:
     with pipeline(tmp_path, kind) as made:
         made.put(docs_at(0, count=2))
     config = tmp_path / "metaxy.toml"
-    text = config.read_text().replace('aws_secret_access_key = "', 'aws_secret_access_key = "hunter2-')
+    text = config.read_text().replace(
+        'aws_secret_access_key = "', 'aws_secret_access_key = "hunter2-'
+    )
     config.write_text(text)
     from dagster_metaxy.declare.project import load_project
 
     with pipeline(tmp_path / "other") as made:
         store = load_project(tmp_path, "sandbox").store()
-        with pytest.raises(Exception, match=r"(?i)denied|SignatureDoesNotMatch|403|forbidden") as raised:  # noqa: PT012
-            with stores.opened(store, "w") as opened:
-                stores.delete(opened, "t/docs", ["doc"], [("d00",)])
+        with (
+            pytest.raises(
+                Exception, match=r"(?i)denied|SignatureDoesNotMatch|403|forbidden"
+            ) as raised,
+            stores.opened(store, "w") as opened,
+        ):
+            stores.delete(opened, "t/docs", ["doc"], [("d00",)])
         assert "hunter2" not in str(raised.value)
