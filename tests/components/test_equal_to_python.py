@@ -93,7 +93,7 @@ _SHAPES = ("overview", "aggregation", "expansion", "optional dependencies")
 )
 def test_chain(project: Project, name: str, kind: str) -> None:
     example = EXAMPLES[name]
-    (project.root / "metaxy.toml").write_text(store_config(kind, "data"))
+    (project.root / "metaxy.toml").write_text(store_config(kind, str(project.root / "data")))
     for folder in ("data", "hand"):  # DuckDB makes none
         (project.root / folder).mkdir()
     (project.root / "by_hand.toml").write_text(store_config(kind, str(project.root / "hand")))

@@ -30,6 +30,7 @@ IMPORTS = {
     "delta": ("deltalake", "polars_hash"),
     "lancedb": ("lancedb", "pandas", "polars_hash"),
     "duckdb": ("ibis.backends.duckdb", "pandas", "polars_hash"),
+    "postgresql": ("ibis.backends.postgres", "pandas", "polars_hash", "psycopg"),
 }
 
 

@@ -18,7 +18,13 @@ KILLING = Path(__file__).parent / "killing.py"
 # Of Delta, 50 in all: in two halves, which run beside each other.
 @pytest.mark.parametrize(
     ("kind", "kills", "seed"),
-    [("delta", 25, 1), ("delta", 25, 2), ("lancedb", 8, 3), ("duckdb", 8, 4)],
+    [
+        ("delta", 25, 1),
+        ("delta", 25, 2),
+        ("lancedb", 8, 3),
+        ("duckdb", 8, 4),
+        ("postgresql", 8, 5),
+    ],
 )
 def test_killed_at_random_moments(tmp_path: Path, kind: str, kills: int, seed: int) -> None:
     command = [sys.executable, str(KILLING), str(tmp_path), kind, str(kills), str(seed)]

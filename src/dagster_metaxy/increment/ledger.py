@@ -95,7 +95,7 @@ class Ledger:
         # Prefixed, since an id column may have any name.
         columns = {f"remembered_{name}": column for name, column in _COLUMNS.items()}
         self._feature = Feature(
-            key=f"{feature.key}/metaxy_ledger",
+            key=f"{feature.key}/{stores.LEDGER}",
             id_columns=self._columns,
             columns={**{c: feature.columns[c] for c in self._columns}, **columns},
         )

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial, reduce
 from itertools import islice
-from operator import and_
+from operator import and_, or_
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -32,10 +32,14 @@ PROVENANCE = "metaxy_provenance"
 PROVENANCE_BY_FIELD = "metaxy_provenance_by_field"
 UPDATED_AT = "metaxy_updated_at"
 
+LEDGER = "metaxy_ledger"
+"""The last part of the key of a feature's ledger."""
+
 SMALL_FILES = 100
 """Tables of more small files than this are compacted, in a run and after it."""
 
 IDS_PER_FILTER = 5_000
+IDS_PER_COMPARISON = 100
 
 HISTORY: Mapping[str, Any] = {
     "with_feature_history": True,
@@ -150,11 +154,11 @@ def opened(store: mx.MetadataStore, mode: Literal["r", "w"]) -> Iterator[mx.Meta
     with contextlib.ExitStack() as stack:
         try:
             _retrying(lambda: stack.enter_context(store.open(mode)), seconds=10)
-        except OSError as error:
-            raise StoreError(
-                f"the store {store.display()} cannot be opened: {_line(error)}"
-            ) from error
         except Exception as error:
+            if isinstance(error, OSError) or _is_of_server(error):
+                raise StoreError(
+                    f"the store {store.display()} cannot be opened: {_line(error)}"
+                ) from error
             if not _is_locked(error):
                 raise
             raise StoreError(
@@ -234,6 +238,12 @@ def _is_locked(error: Exception) -> bool:
     return "Could not set lock on file" in str(error)
 
 
+def _is_of_server(error: Exception) -> bool:
+    """Whether a server of PostgreSQL refuses, or cannot be reached."""
+    kind = type(error)
+    return kind.__module__.startswith("psycopg") and kind.__name__ == "OperationalError"
+
+
 def _retrying(commit: Callable[[], object], seconds: float = 60) -> None:
     """Commit, again where another writer was faster, for so many seconds."""
     ends = time.monotonic() + seconds
@@ -266,12 +276,14 @@ def check_table(store: mx.MetadataStore, feature: Feature, *, fills: bool = Fals
         fills: Whether the coming update fills columns that were declared since.
 
     Raises:
-        UpdateError: With the column, what is stored, what is declared, and how to mend it.
+        UpdateError: With the column, what is stored, what is declared, and how to mend it; or with
+            a name that the store cannot take.
     """
     import narwhals as nw
     import polars as pl
 
     key = feature.key
+    _check_names(store, feature)
     # The whole history: a look at the newest rows already needs the id columns.
     rows = scan(store, key, allow_fallback=False, **HISTORY)
     if rows is None:
@@ -295,7 +307,14 @@ def check_table(store: mx.MetadataStore, feature: Feature, *, fills: bool = Fals
                 f" have no column {name!r}. Give the feature another key, or remove the table"
                 f" {table}: its samples are then computed again."
             )
-    lacking = [n for n, c in feature.columns.items() if n not in stored and not c.nullable]
+    new = [name for name in feature.columns if name not in stored]
+    if new and not _is_delta(store):
+        raise UpdateError(
+            f"{key}: column {new[0]!r} was declared after the table {table} had been made, and only"
+            " Delta adds columns by itself. Add it to the table, or remove the table: its samples"
+            " are then computed again."
+        )
+    lacking = [name for name in new if not feature.columns[name].nullable]
     if lacking and not fills:
         count = store.read(key).select(nw.len()).collect().item(0, 0)
         if count:
@@ -303,6 +322,23 @@ def check_table(store: mx.MetadataStore, feature: Feature, *, fills: bool = Fals
                 f"{key}: column {lacking[0]!r} was declared after {count} samples had been computed"
                 " without it. Give a field a new code_version, and they are computed again; or make"
                 " the column nullable."
+            )
+
+
+def _check_names(store: mx.MetadataStore, feature: Feature) -> None:
+    """Refuse names that PostgreSQL would cut, to find no table by the one that was asked for."""
+    import metaxy as mx
+
+    if type(store).__name__ != "PostgreSQLMetadataStore":
+        return
+    key = mx.FeatureKey(f"{feature.key}/{LEDGER}")  # the longer one of the two tables
+    table: str = store.get_table_name(key)  # type: ignore[attr-defined]
+    for name in (table, *feature.columns):
+        if (excess := len(name.encode()) - 63) > 0:
+            what = "key" if name == table else f"column {name!r}"
+            raise UpdateError(
+                f"{feature.key}: this {what} is too long for PostgreSQL, which takes names of 63"
+                f" bytes, and would have to take {name!r}. Shorten it by {excess}."
             )
 
 
@@ -348,7 +384,8 @@ def delete(
     Raises:
         StoreError: They cannot be deleted.
     """
-    for condition in _any_of(columns, ids):
+    # LanceDB removes by comparisons only: it cannot read how the rest is put.
+    for condition in _any_of(columns, ids, compare=hard and _is_lance(store)):
         if older == "deleted" and not hard:
             deletions = [partial(_mark_deleted, store, key, condition)]
         else:
@@ -389,12 +426,25 @@ def rows_of(
             yield from rows.iter_rows(named=True)
 
 
-def _any_of(columns: Sequence[str], ids: Collection[tuple[Any, ...]]) -> Iterator[nw.Expr]:
+def _any_of(
+    columns: Sequence[str], ids: Collection[tuple[Any, ...]], *, compare: bool = False
+) -> Iterator[nw.Expr]:
+    """Conditions that the rows of the given ids fulfil, each of so many ids as engines take.
+
+    Args:
+        columns: The columns that the ids are of.
+        ids: The ids.
+        compare: Whether to say it by comparisons alone.
+    """
     import narwhals as nw
     import polars as pl
 
-    remaining = iter([values for values in ids if None not in values])
-    while batch := list(islice(remaining, IDS_PER_FILTER)):
+    # Every engine writes times in its own way.
+    compare |= len(columns) > 1 and any(
+        isinstance(value, datetime.datetime) for values in ids for value in values
+    )
+    listed = iter([] if compare else [values for values in ids if None not in values])
+    while batch := list(islice(listed, IDS_PER_FILTER)):
         if len(columns) == 1:
             yield nw.col(columns[0]).is_in([value for (value,) in batch])
         else:
@@ -403,13 +453,20 @@ def _any_of(columns: Sequence[str], ids: Collection[tuple[Any, ...]]) -> Iterato
             # The values as an engine writes them, not as Python does: dates and booleans differ.
             frame = pl.DataFrame(batch, schema=list(columns), orient="row")
             yield name.is_in(nw.from_native(frame).select(name.alias("name"))["name"].to_list())
-    for values in ids:
-        if None in values:  # equal to nothing, itself included
-            conditions = (
-                nw.col(c).is_null() if value is None else nw.col(c) == value
-                for c, value in zip(columns, values, strict=True)
-            )
-            yield reduce(and_, conditions)
+    compared = iter([values for values in ids if compare or None in values])
+    while batch := list(islice(compared, IDS_PER_COMPARISON)):
+        yield reduce(or_, [_equal(columns, values) for values in batch])
+
+
+def _equal(columns: Sequence[str], values: tuple[Any, ...]) -> nw.Expr:
+    """The condition that columns have some values; null is equal to nothing, itself included."""
+    import narwhals as nw
+
+    conditions = (
+        nw.col(c).is_null() if value is None else nw.col(c) == value
+        for c, value in zip(columns, values, strict=True)
+    )
+    return reduce(and_, conditions)
 
 
 def stranded(
@@ -484,7 +541,7 @@ def compact(store: mx.MetadataStore, key: str) -> None:
         if table.stats()["fragment_stats"]["num_small_fragments"] > SMALL_FILES:
             with contextlib.suppress(RuntimeError, OSError):
                 table.optimize()
-    elif type(store).__name__ == "DeltaMetadataStore":
+    elif _is_delta(store):
         import deltalake
         from deltalake.exceptions import DeltaError
 
@@ -499,3 +556,7 @@ def compact(store: mx.MetadataStore, key: str) -> None:
 
 def _is_lance(store: mx.MetadataStore) -> bool:
     return type(store).__name__ == "LanceDBMetadataStore"
+
+
+def _is_delta(store: mx.MetadataStore) -> bool:
+    return type(store).__name__ == "DeltaMetadataStore"
