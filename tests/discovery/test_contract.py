@@ -17,12 +17,12 @@ from objects import SECRET, Bucket, Proxy
 from projects import CLIPS
 from worlds import RUNTIME, World
 
+from dagster_metaxy import locations
 from dagster_metaxy.discovery.files import SourceError
 from dagster_metaxy.discovery.sources import Files
 from dagster_metaxy.discovery.videos import Videos, videos_feature
 from dagster_metaxy.increment.outcome import Counts, Outcome
 from dagster_metaxy.increment.selection import Scope
-from dagster_metaxy.media import locations
 
 BIKES = (CLIPS / "bikes.mp4").read_bytes()
 BUNNY = (CLIPS / "bigbuckbunny.mp4").read_bytes()

@@ -12,8 +12,8 @@ from pathlib import Path, PurePosixPath
 from stat import S_ISREG
 from typing import Any
 
+from dagster_metaxy import locations
 from dagster_metaxy.increment.outcome import UpdateError
-from dagster_metaxy.media import locations
 
 # fmt: off
 VIDEO_ENDINGS = frozenset({

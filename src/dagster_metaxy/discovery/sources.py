@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from dagster_metaxy import locations
 from dagster_metaxy.declare.columns import Column, ColumnError
 from dagster_metaxy.discovery.files import (
     File,
@@ -17,7 +18,6 @@ from dagster_metaxy.discovery.files import (
     list_objects,
     stem,
 )
-from dagster_metaxy.media import locations
 
 _REQUESTS = 16
 """Locations that are looked at, at once."""

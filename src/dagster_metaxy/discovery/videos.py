@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from dagster_metaxy import engines
+from dagster_metaxy import engines, locations
 from dagster_metaxy.declare.columns import Column
 from dagster_metaxy.declare.feature import Feature
 from dagster_metaxy.declare.keys import PartitionError, PatternError
@@ -46,7 +46,6 @@ from dagster_metaxy.increment.quarantine import Quarantine
 from dagster_metaxy.increment.root import delete_gone
 from dagster_metaxy.increment.selection import Ids, Scope, Selection
 from dagster_metaxy.increment.store import StoreError
-from dagster_metaxy.media import locations
 
 if TYPE_CHECKING:
     import metaxy as mx

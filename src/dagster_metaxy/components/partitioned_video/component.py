@@ -35,7 +35,7 @@ from dagster_metaxy.discovery.videos import Videos, videos_feature
 from dagster_metaxy.increment.artifacts import root_of
 from dagster_metaxy.increment.compute import Compute
 from dagster_metaxy.increment.update import Update
-from dagster_metaxy.media.locations import Cache
+from dagster_metaxy.locations import Cache
 
 
 @dg.scaffold_with(PartitionedVideoScaffolder)

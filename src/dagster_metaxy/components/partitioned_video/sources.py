@@ -9,12 +9,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from dagster_metaxy import locations
 from dagster_metaxy.components._columns import COLUMNS_SCHEMA, ColumnModels, declared_columns
 from dagster_metaxy.declare.columns import Column
 from dagster_metaxy.declare.schema import model_schema, text_or
 from dagster_metaxy.discovery.sources import Files, Records, Source
 from dagster_metaxy.discovery.videos import COLUMNS
-from dagster_metaxy.media import locations
 
 Wrong = Callable[..., Exception]
 """Makes an error of a message and of the place in the `source` that it is about."""

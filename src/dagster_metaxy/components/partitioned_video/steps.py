@@ -13,11 +13,11 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 from typing_extensions import Self
 
+from dagster_metaxy import locations
 from dagster_metaxy.declare.columns import Column
 from dagster_metaxy.declare.feature import Feature, expansion
 from dagster_metaxy.increment.compute import ComputeContext
 from dagster_metaxy.increment.selection import Sample
-from dagster_metaxy.media import locations
 
 
 class _Step(BaseModel):

@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dagster_metaxy import locations
 from dagster_metaxy.increment.artifacts.base import (
     Artifacts,
     Contents,
@@ -25,7 +26,6 @@ from dagster_metaxy.increment.artifacts.base import (
 from dagster_metaxy.increment.artifacts.disk import remove_leftovers
 from dagster_metaxy.increment.outcome import ArtifactFile
 from dagster_metaxy.increment.store import StoreError
-from dagster_metaxy.media import locations
 
 if TYPE_CHECKING:
     from obstore import ObjectMeta
