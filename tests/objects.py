@@ -14,11 +14,11 @@ SECRET = "hunter2-secret"
 KEY_ID = "HUNTER2KEYID"
 
 
-def environment(endpoint: str) -> dict[str, str]:
+def environment(endpoint: str, key_id: str = KEY_ID, secret: str = SECRET) -> dict[str, str]:
     """What obstore finds in the environment."""
     return {
-        "AWS_ACCESS_KEY_ID": KEY_ID,
-        "AWS_SECRET_ACCESS_KEY": SECRET,
+        "AWS_ACCESS_KEY_ID": key_id,
+        "AWS_SECRET_ACCESS_KEY": secret,
         "AWS_ENDPOINT_URL": endpoint,
         "AWS_REGION": "us-east-1",
         "AWS_ALLOW_HTTP": "true",
@@ -31,9 +31,11 @@ class Bucket:
     Args:
         endpoint: The server.
         name: Of the bucket, which is made.
+        key_id: Who asks.
+        secret: Of who asks.
     """
 
-    def __init__(self, endpoint: str, name: str) -> None:
+    def __init__(self, endpoint: str, name: str, key_id: str = "any", secret: str = "any") -> None:
         import boto3
 
         self.endpoint = endpoint
@@ -43,8 +45,8 @@ class Bucket:
             "s3",
             endpoint_url=endpoint,
             region_name="us-east-1",
-            aws_access_key_id="any",
-            aws_secret_access_key="any",
+            aws_access_key_id=key_id,
+            aws_secret_access_key=secret,
         )
         self._client.create_bucket(Bucket=name)
 

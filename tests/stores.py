@@ -40,7 +40,7 @@ class OfflineDuckDBMetadataStore(DuckDBMetadataStore):
         self.extensions.clear()
 
 
-def _server(variable: str) -> str:
+def server(variable: str) -> str:
     """Where a server is; skips the test where there is none."""
     found = os.environ.get(variable)
     if found is None:
@@ -57,12 +57,12 @@ def database(folder: str) -> str:
     import psycopg
     from psycopg import sql
 
-    server, name = _server("DAGSTER_METAXY_TEST_POSTGRES"), _name(folder)
-    with psycopg.connect(server, autocommit=True) as connection:
+    there, name = server("DAGSTER_METAXY_TEST_POSTGRES"), _name(folder)
+    with psycopg.connect(there, autocommit=True) as connection:
         known = connection.execute("select from pg_database where datname = %s", [name])
         if known.fetchone() is None:
             connection.execute(sql.SQL("create database {}").format(sql.Identifier(name)))
-    return f"{server.rpartition('/')[0]}/{name}"
+    return f"{there.rpartition('/')[0]}/{name}"
 
 
 def bucket(folder: str) -> tuple[str, dict[str, str]]:
@@ -70,9 +70,9 @@ def bucket(folder: str) -> tuple[str, dict[str, str]]:
     import boto3
 
     options = {
-        "aws_endpoint": _server("DAGSTER_METAXY_TEST_S3"),
-        "aws_access_key_id": _server("DAGSTER_METAXY_TEST_S3_KEY"),
-        "aws_secret_access_key": _server("DAGSTER_METAXY_TEST_S3_SECRET"),
+        "aws_endpoint": server("DAGSTER_METAXY_TEST_S3"),
+        "aws_access_key_id": server("DAGSTER_METAXY_TEST_S3_KEY"),
+        "aws_secret_access_key": server("DAGSTER_METAXY_TEST_S3_SECRET"),
         "aws_region": "us-east-1",
         "aws_allow_http": "true",
     }
