@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from functools import cache
 from typing import Any
 
 import dagster as dg
@@ -103,6 +104,7 @@ def _run(project: Project) -> dict[str, Any]:
     return found
 
 
+@cache
 def _story(kind: str) -> list[dict[str, Any]]:
     """What is found after each of some changes."""
     with create_defs_folder_sandbox() as sandbox, dg.DagsterInstance.ephemeral() as instance:

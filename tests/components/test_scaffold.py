@@ -57,6 +57,17 @@ def test_dynamic_partitions(bare: Project) -> None:
     assert bare.green("media/bikes/frames") == {"bikes"}
 
 
+def test_a_remote_source(bare: Project) -> None:
+    output = _ok(
+        bare, "PartitionedVideoComponent", "clips", "--source", "s3://bucket/videos"
+    )  # fmt: skip
+    assert "Made" not in output
+    text = (bare.sandbox.defs_folder_path / "clips/defs.yaml").read_text()
+    assert 'source: "s3://bucket/videos"' in text
+    assert not (bare.root / "s3:").exists()
+    bare.load()
+
+
 def test_a_source_that_is_not_there_yet(bare: Project) -> None:
     output = _ok(bare, "PartitionedVideoComponent", "clips", "--source", "./new/videos")
     assert "Made ./new/videos" in output

@@ -14,13 +14,16 @@ from dagster_metaxy.components._scaffold import (
     ensure_metaxy_config,
     project_root,
 )
+from dagster_metaxy.locations import is_url
 
 
 class PartitionedVideoParams(BaseModel):
     """Flags of the scaffold."""
 
     source: str = Field(
-        default="videos", description="Folder of the videos, absolute or below the project's root."
+        default="videos",
+        description="Folder of the videos, absolute or below the project's root; or a URL such as"
+        " s3://bucket/videos.",
     )
     feature_prefix: str | None = Field(
         default=None, description="Prefix of the feature keys; the folder's name if left out."
@@ -35,7 +38,7 @@ _YAML = """\
 type: dagster_metaxy.PartitionedVideoComponent
 
 attributes:
-  # Absolute, or below the project's root. With a glob:
+  # Absolute, or below the project's root; or a URL, such as s3://bucket/videos. With a glob:
   #   source: {{path: "{source}", glob: "**/*.mp4"}}
   source: "{source}"
 
@@ -99,13 +102,14 @@ class PartitionedVideoScaffolder(dg.Scaffolder[PartitionedVideoParams]):
             prefix = params.feature_prefix or re.sub(r"[^A-Za-z0-9-]+", "_", folder.name)
             if re.search(r"[\"\\\n]", params.source):
                 raise click.UsageError("--source: quotes and backslashes are not taken in paths.")
+            remote = is_url(params.source)
             source = root / params.source
-            if not source.exists():
+            if not remote and not source.exists():
                 source.mkdir(parents=True)
                 click.echo(f"Made {params.source}: put videos there.")
             ensure_metaxy_config(root)
             words = {
-                "source": Path(params.source).as_posix(),
+                "source": params.source if remote else Path(params.source).as_posix(),
                 "prefix": prefix,
                 "job": re.sub(r"\W", "_", prefix),
                 "partitions": params.partitions,
