@@ -364,19 +364,20 @@ class FeatureAsset:
             check_results=list(self._checks(context, project, selected_checks(context), outcome)),
         )
 
-    def op(self, project: MetaxyProject, after: Sequence[str]) -> dg.OpDefinition:
+    def op(self, name: str, project: MetaxyProject, after: Sequence[str]) -> dg.OpDefinition:
         """An op that brings the feature up to date over all partitions, in a run without any.
 
         Dagster cannot run partitioned assets without a partition, nor over scattered ones; an op
         can, and reports exactly the partitions that it touched.
 
         Args:
+            name: Its name, as no other op is called; jobs show it as `update_op_name`.
             project: For the store.
             after: Keys of the features whose ops it waits for, by an input for each.
         """
 
         @dg.op(
-            name=self.update_op_name,
+            name=name,
             ins={op_name(key): dg.In(dg.Nothing) for key in after},
             out=dg.Out(dg.Nothing),
             description=self.feature.description,

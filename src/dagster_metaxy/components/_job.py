@@ -20,14 +20,18 @@ REPORT_FAILURES = "report_failures"
 """The op of a job over all that fails where samples of partitions have failed."""
 
 
-def _report_failures(assets: Sequence[FeatureAsset]) -> dg.OpDefinition:
+def _report_failures(name: str, assets: Sequence[FeatureAsset]) -> dg.OpDefinition:
     """An op that fails where a sample of a partition has failed, after all else is done.
 
     Dagster shows a partition as failed only where the run has failed.
+
+    Args:
+        name: Of the op, as no other one is called.
+        assets: The features whose ops it waits for.
     """
 
     @dg.op(
-        name=REPORT_FAILURES,
+        name=name,
         ins={asset.op_name: dg.In(dg.Nothing) for asset in assets},
         out=dg.Out(dg.Nothing),
         description="Fails where samples failed whose partitions are to be shown as failed; all else"
@@ -52,18 +56,22 @@ def _report_failures(assets: Sequence[FeatureAsset]) -> dg.OpDefinition:
 
 
 def _remove_deleted_keys(
-    assets: Sequence[FeatureAsset], known: Collection[FeatureAsset], project: MetaxyProject
+    name: str,
+    assets: Sequence[FeatureAsset],
+    known: Collection[FeatureAsset],
+    project: MetaxyProject,
 ) -> dg.OpDefinition:
     """An op that removes the keys of dynamic partitions whose samples were deleted.
 
     Args:
+        name: Of the op, as no other one is called.
         assets: The features whose ops it waits for.
         known: All features of the project, which may share a set of partitions.
         project: For their stores.
     """
 
     @dg.op(
-        name="remove_deleted_keys",
+        name=name,
         ins={asset.op_name: dg.In(dg.Nothing) for asset in assets},
         out=dg.Out(dg.Nothing),
         description="Removes the keys of dynamic partitions whose samples were all deleted.",
@@ -79,22 +87,22 @@ def _remove_deleted_keys(
                 definition, dg.DynamicPartitionsDefinition
             ):
                 continue
-            name = str(definition.name)
+            dynamic = str(definition.name)
             try:
                 removed = of(owner, owner.deleted_keys)
             except UpdateError as error:
                 raise dg.Failure(str(error), allow_retries=False) from error
-            removed &= set(context.instance.get_dynamic_partitions(name))
+            removed &= set(context.instance.get_dynamic_partitions(dynamic))
             for asset in known if removed else ():
                 # Of a set that is shared, or where what is orphaned was kept.
-                if asset.partitioning is not None and name in asset.partitioning.dynamic_keys(()):
+                if asset.partitioning is not None and dynamic in asset.partitioning.dynamic_keys(()):
                     live = asset.partitioning.dynamic_keys(of(asset, asset.live_keys))
-                    removed -= live[name]
+                    removed -= live[dynamic]
             for key in sorted(removed):
-                context.instance.delete_dynamic_partition(name, key)
+                context.instance.delete_dynamic_partition(dynamic, key)
             if removed:
                 shown = ", ".join(sorted(removed)[:10]) + (", ..." if len(removed) > 10 else "")
-                context.log.info(f"{len(removed)} partitions of {name!r} removed: {shown}")
+                context.log.info(f"{len(removed)} partitions of {dynamic!r} removed: {shown}")
 
     return remove
 
@@ -125,16 +133,17 @@ def update_job(
         done: dict[str, Any] = {}
         for asset in assets:
             after = [upstream for upstream in asset.feature.upstream if upstream in keys]
-            op = asset.op(project, after)
-            done[asset.feature.key] = op(
+            op = asset.op(f"{name}__{asset.update_op_name}", project, after)
+            done[asset.feature.key] = op.alias(asset.update_op_name)(
                 **{op_name(upstream): done[upstream] for upstream in after}
             )
+        everything = {asset.op_name: done[asset.feature.key] for asset in assets}
         if any(asset.remove_deleted_keys for asset in assets):
-            _remove_deleted_keys(assets, known, project)(
-                **{asset.op_name: done[asset.feature.key] for asset in assets}
-            )
+            remove = _remove_deleted_keys(f"{name}__remove_deleted_keys", assets, known, project)
+            remove.alias("remove_deleted_keys")(**everything)
         if any(asset.partitioning for asset in assets):
-            _report_failures(assets)(**{asset.op_name: done[asset.feature.key] for asset in assets})
+            report = _report_failures(f"{name}__{REPORT_FAILURES}", assets)
+            report.alias(REPORT_FAILURES)(**everything)
 
     return update.to_job(
         name=name,
