@@ -275,3 +275,13 @@ def test_a_root_has_nothing_to_be_asked(docs: Project) -> None:
         docs.run_job(
             "metaxy_update", run_config={"ops": {"update_t__docs": {"config": {"force": True}}}}
         )
+
+
+def test_run_config_that_cannot_be(docs: Project) -> None:
+    assert docs.materialize("t/docs").success
+    config = {"ops": {"t__words": {"config": {"limit": 0}}}}
+    result = docs.materialize("t/words", raise_on_error=False, run_config=config)
+    (failure,) = result.get_step_failure_events()
+    said = str(failure.step_failure_data.error)
+    assert "t/words: the run's config, limit: input should be greater than or equal to 1" in said
+    assert "pydantic" not in said

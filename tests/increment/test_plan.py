@@ -330,6 +330,11 @@ def test_only_some(world: World) -> None:
     world.put(**dict.fromkeys("abcdef", ("1", "1", 1)))
     run(world, updating, only={"b", "doc=c"})
     assert sorted(compute.calls) == ["b", "c"]
+    outcome = run(world, updating, only={"b", "doc=nobody"})
+    assert (
+        "nothing to do for b, doc=nobody: there is no such sample, or it is up to date"
+        in " ".join(outcome.notes)
+    )
     world.drop("b")
     run(world, updating, only={"a"})
     assert {row["doc"] for row in world.rows("t/words")} == {"a", "b", "c"}

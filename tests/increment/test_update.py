@@ -120,7 +120,7 @@ def test_failing_samples_are_named_and_quarantined(world: World, workers: int) -
     outcome = _run(world, mended)
     assert outcome.total == Counts(quarantined=1)
     assert [str(failure) for failure in outcome.quarantined] == [str(failed)]
-    assert "another code version, or a run with `retry_quarantined: true`" in outcome.notes[0]
+    assert "with `retry_quarantined: true`" in outcome.notes[0]
     runtime = replace(RUNTIME, selection=Selection(retry_quarantined=True))
     assert mended.run(world.store, Scope(), runtime).total == Counts(new=1)
 

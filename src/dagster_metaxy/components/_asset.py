@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import dagster as dg
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from dagster_metaxy.declare._dagster import (
     failed_partitions,
@@ -422,7 +422,7 @@ class FeatureAsset:
         scope = self.scope(keys)
         # From the context, since a component's `execute` may be overridden.
         given = getattr(context, "op_execution_context", context).op_config or {}
-        config = self._config(**given) if self._config else RetryConfig()
+        config = self._asked(given)
         runtime = Runtime(
             log=context.log,
             run_id=context.run.run_id,
@@ -456,6 +456,23 @@ class FeatureAsset:
             # Not one sample, now or ever: that is no bad apple.
             raise dg.Failure(failure_summary(outcome.failed, outcome.quarantined), metadata)
         return outcome, metadata, data_version
+
+    def _asked(self, given: Mapping[str, Any]) -> RetryConfig:
+        """What a run is asked for.
+
+        Raises:
+            dg.Failure: A value is not what it may be.
+        """
+        try:
+            return self._config(**given) if self._config else RetryConfig()
+        except ValidationError as error:
+            (wrong, *_) = error.errors()
+            named, said = ".".join(map(str, wrong["loc"])), str(wrong["msg"])
+            raise dg.Failure(
+                f"{self.feature.key}: the run's config, {named}: {said[:1].lower()}{said[1:]} (got"
+                f" {wrong['input']!r})",
+                allow_retries=False,
+            ) from None
 
     def _observer(
         self, context: dg.AssetExecutionContext | dg.OpExecutionContext

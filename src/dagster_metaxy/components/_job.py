@@ -95,7 +95,9 @@ def _remove_deleted_keys(
             removed &= set(context.instance.get_dynamic_partitions(dynamic))
             for asset in known if removed else ():
                 # Of a set that is shared, or where what is orphaned was kept.
-                if asset.partitioning is not None and dynamic in asset.partitioning.dynamic_keys(()):
+                if asset.partitioning is not None and dynamic in asset.partitioning.dynamic_keys(
+                    ()
+                ):
                     live = asset.partitioning.dynamic_keys(of(asset, asset.live_keys))
                     removed -= live[dynamic]
             for key in sorted(removed):

@@ -289,8 +289,8 @@ class Outcome:
             else f"{count} samples are quarantined: they"
         )
         return (
-            f"{held} failed before with the same input and code version; another code version, or a"
-            " run with `retry_quarantined: true`, tries again",
+            f"{held} failed before with the same input and code version; another input or code"
+            " version, or a run with `retry_quarantined: true` in the config of this op, tries again",
         )
 
     def wrote(self, files: Sequence[ArtifactFile]) -> None:

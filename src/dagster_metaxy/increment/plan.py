@@ -34,6 +34,7 @@ QUARANTINED = "quarantined"
 ORPHANED = "orphaned"
 
 _ORDER = (NEW, CODE, CHANGED, RECOMPUTED, UNEXPLAINED, FORCED, RETRY, QUARANTINED, ORPHANED)
+_NAMED = 5
 """Samples that were never computed come first, what has failed before comes last."""
 
 
@@ -142,7 +143,7 @@ class Plan:
     @property
     def expectation(self) -> str:
         """How long computing takes, for a log line; empty where nothing is known."""
-        if self.seconds is None:
+        if self.seconds is None or self.seconds < 1:
             return ""
         return f"; about {duration(self.seconds)} by the cost of earlier samples"
 
@@ -465,6 +466,13 @@ class Planner:
         kept = plan.tasks
         if self.selection.only or self.selection.subsample is not None:
             kept = [t for t in kept if self.selection.takes(t.ids, plan.name(t.ids))]
+        found = [(t.ids, plan.name(t.ids)) for t in (*kept, *plan.held)]
+        if idle := sorted({*self.selection.only} - self.selection.named(found)):
+            plan.notes.append(
+                f"nothing to do for {', '.join(idle[:_NAMED])}{', ...' if len(idle) > _NAMED else ''}:"
+                " there is no such sample, or it is up to date (with `force: true`, it is computed in"
+                " any case)"
+            )
         kept = kept[: self.selection.limit]
         if len(kept) == len(plan.tasks):
             return

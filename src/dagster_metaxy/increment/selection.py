@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,6 +63,13 @@ class Selection:
     def names(self, ids: Ids, name: str) -> bool:
         """Whether `only` names a sample."""
         return name in self.only or (len(ids) == 1 and str(ids[0]) in self.only)
+
+    def named(self, samples: Iterable[tuple[Ids, str]]) -> set[str]:
+        """The names of `only` that are those of some samples."""
+        known = {
+            known for ids, name in samples for known in (name, *map(str, ids[: len(ids) == 1]))
+        }
+        return known & {*self.only}
 
     def retries(self, ids: Ids, name: str) -> bool:
         """Whether a sample is asked for although it is quarantined: all are, or it is named."""

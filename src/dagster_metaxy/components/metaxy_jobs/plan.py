@@ -65,7 +65,9 @@ def plan_job(prefix: str, stores: ProjectStores) -> dg.JobDefinition:
                 if found.acts or before or not asset.runner.foresees:
                     acting.add(key)
                 if before:
-                    found.notes.append(f"more may come: {', '.join(before)} may change first")
+                    found.notes.append(
+                        f"more or fewer may come: {', '.join(before)} may change first"
+                    )
                 planned[key] = found
                 if rows := list(islice(found.rows(), _SHOWN)):
                     tables[key] = metadata_table(rows, _COLUMNS)
