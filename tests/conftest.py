@@ -12,6 +12,14 @@ from dagster.components.testing import create_defs_folder_sandbox
 from objects import Bucket, Proxy, environment
 from projects import Project
 
+from dagster_metaxy.components.partitioned_video import sources
+
+
+@pytest.fixture(autouse=True)
+def settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files that tests have just written are finished."""
+    monkeypatch.setattr(sources, "SETTLE_SECONDS", 0.0)
+
 
 @pytest.fixture(scope="session")
 def s3_endpoint() -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,8 @@ import pytest
 from projects import CLIPS, NAMES, Project
 from stores import store_config
 from watches import Watch
+
+from dagster_metaxy.components.partitioned_video import sources
 
 
 def test_off_by_default(videos: Project) -> None:
@@ -149,3 +152,26 @@ def test_a_bad_file_asks_for_one_run_not_for_one_each_tick(videos: Project) -> N
     assert not watch.run(watch.tick()).success
     assert not watch.tick().run_requests
     assert videos.green("clips/videos") == set(NAMES)
+
+
+def test_it_waits_for_files_that_are_being_copied(
+    videos: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "SETTLE_SECONDS", 3600.0)
+    for clip in (videos.root / "videos").iterdir():
+        os.utime(clip, (1_700_000_000, 1_700_000_000))
+    watch = Watch(videos)
+    assert watch.run(watch.tick()).success
+    copied = videos.root / "videos/copied.mp4"
+    copied.write_bytes((CLIPS / "bikes.mp4").read_bytes()[:100_000])
+    data = watch.tick()
+    assert not data.run_requests
+    assert "1 files may still be being written, such as 'copied.mp4'" in data.skip_message
+    # A run that is asked for by hand waits, too, and says so.
+    assert videos.run_job().success
+    notes = videos.metadata("clips/videos")["notes"]
+    assert "1 files are still being written, such as 'copied.mp4'" in str(notes)
+    os.utime(copied, (1_700_000_000, 1_700_000_000))  # nobody goes on with it
+    assert not watch.run(watch.tick()).success
+    assert videos.counts("clips/videos") == (0, 0, 0, 1)
+    assert not watch.tick().run_requests

@@ -177,6 +177,7 @@ class PartitionedVideoComponent(FeatureComponent):
             videos_feature(self.feature_prefix, source.columns),
             source,
             self._cache(project_root),
+            getattr(self.source, "settle_seconds", 0.0),
             **self.update_options(),
         )
 

@@ -19,6 +19,9 @@ from dagster_metaxy.discovery.videos import COLUMNS
 Wrong = Callable[..., Exception]
 """Makes an error of a message and of the place in the `source` that it is about."""
 
+SETTLE_SECONDS = 10.0
+"""For how long a file may still be being copied, if nothing else is said."""
+
 
 class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid")
@@ -41,6 +44,14 @@ class FilesSource(_Model):
         description="Which files count, by their path below the folder: `**/` is any folders, `*`"
         " any name, `{a,b}` either. Files with a usual video ending if left out.",
         examples=["**/*.mp4", "cam_*/*.{mp4,mkv}"],
+    )
+
+    settle_seconds: float = Field(
+        default_factory=lambda: SETTLE_SECONDS,
+        ge=0,
+        description="A file on a disk that was written so few seconds ago, and cannot be read, is taken"
+        " for one that is still being copied: it is waited for. 10 if left out.",
+        examples=[60],
     )
 
     def source(self, project_root: Path, wrong: Wrong) -> Source:
