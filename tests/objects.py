@@ -134,6 +134,8 @@ class Proxy:
                     self.send_response(found)
                     self.send_header("Content-Length", str(len(content)))
                 self.end_headers()
+                if self.command == "HEAD":
+                    return
                 if found == "cut" and content:
                     content = content[: len(content) // 2]
                     self.close_connection = True

@@ -5,6 +5,7 @@ Those of PostgreSQL and of object stores need a server, which `servers.py` start
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from typing import Any
@@ -61,7 +62,9 @@ def database(folder: str) -> str:
     with psycopg.connect(there, autocommit=True) as connection:
         known = connection.execute("select from pg_database where datname = %s", [name])
         if known.fetchone() is None:
-            connection.execute(sql.SQL("create database {}").format(sql.Identifier(name)))
+            made = (psycopg.errors.DuplicateDatabase, psycopg.errors.UniqueViolation)
+            with contextlib.suppress(*made):  # another process was faster
+                connection.execute(sql.SQL("create database {}").format(sql.Identifier(name)))
     return f"{there.rpartition('/')[0]}/{name}"
 
 

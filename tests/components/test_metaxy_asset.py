@@ -90,7 +90,7 @@ def test_how_dagster_runs_it(sizes: Project) -> None:
     assert asset.backfill_policy == dg.BackfillPolicy.multi_run(10)
     spec = asset.get_asset_spec(dg.AssetKey(["clips", "sizes"]))
     assert spec.freshness_policy is not None
-    assert {op.name for op in defs.resolve_job_def("clips").graph.node_defs} - {"report_failures"} == {
+    assert set(defs.resolve_job_def("clips").graph.node_dict) - {"report_failures"} == {
         "update_clips__videos", "update_clips__sizes",
     }  # fmt: skip
 

@@ -21,9 +21,9 @@ KILLING = Path(__file__).parent / "killing.py"
     [
         ("delta", 25, 1),
         ("delta", 25, 2),
-        ("lancedb", 8, 3),
-        ("duckdb", 8, 4),
-        ("postgresql", 8, 5),
+        ("lancedb", 6, 3),
+        ("duckdb", 4, 4),
+        ("postgresql", 4, 5),
     ],
 )
 def test_killed_at_random_moments(tmp_path: Path, kind: str, kills: int, seed: int) -> None:

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
-import subprocess
-import sys
-import textwrap
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -478,76 +474,3 @@ def test_scope_limits_to_partitions_and_counts_by_them(world: World) -> None:
     outcome = _run(world, update, Scope(key_of, {"a"}))
     assert outcome.total.orphaned == 1
     assert [row["doc"] for row in world.rows("t/words")] == ["b1"]
-
-
-KILLED = """
-    import sys, time
-    sys.path.insert(0, {tests!r})
-    from pathlib import Path
-    import metaxy as mx
-    from worlds import RUNTIME, World
-    from worlds import update as updating
-    from dagster_metaxy.increment.selection import Scope
-
-    def compute(sample, context):
-        rows = []
-        for page in range(4):
-            time.sleep(0.005)
-            file = context.artifacts / f"{{page}}.txt"
-            file.write_text("x" * 1000)
-            rows.append({{"page": page, "file": str(file)}})
-        with open({log!r}, "a") as log:
-            log.write(sample["doc"] + "\\n")
-        return rows
-
-    with mx.FeatureGraph().use():
-        world = World(Path({root!r}))
-        feature = world.pages(artifact=True)
-        updating(world, feature, compute, workers=2,
-               chunk_rows=20).run(world.store, Scope(), RUNTIME)
-    """
-
-
-def test_killed_at_any_moment_the_next_run_finishes(world: World) -> None:
-    """A real process, killed a dozen times; each time at most a chunk is lost."""
-    log = world.root / "computed.log"
-    script = world.root / "run.py"
-    script.write_text(
-        textwrap.dedent(KILLED).format(
-            tests=str(Path(__file__).parents[1]), log=str(log), root=str(world.root)
-        )
-    )
-    docs = {f"d{n:03}": ("1", "1", 4) for n in range(120)}
-    world.put(**docs)
-    feature = world.pages(artifact=True)
-    kills = 0
-    for attempt in range(40):
-        process = subprocess.Popen(
-            [sys.executable, str(script)], stderr=subprocess.PIPE, start_new_session=True
-        )
-        before = len(log.read_text().split()) if log.exists() else 0
-        deadline = time.monotonic() + 60
-        # Let it compute a chunk and more, then kill it in the middle of whatever it does.
-        while process.poll() is None and time.monotonic() < deadline:
-            computed = len(log.read_text().split()) if log.exists() else 0
-            if computed > before + 6 + attempt % 9:
-                time.sleep(0.003 * (attempt % 7))
-                os.killpg(process.pid, signal.SIGKILL)
-                kills += 1
-                break
-            time.sleep(0.001)
-        _, errors = process.communicate()
-        if process.returncode == 0:
-            break
-        assert process.returncode == -signal.SIGKILL, errors.decode()
-    else:
-        pytest.fail("never finished")
-    assert kills >= 5
-    rows = world.rows("t/pages")
-    assert len(rows) == 4 * len(docs)
-    assert len({(row["doc"], row["page"]) for row in rows}) == len(rows)
-    assert all(Path(str(row["file"])).stat().st_size == 1000 for row in rows)
-    recomputed = len(log.read_text().split()) - len(docs)
-    assert recomputed <= kills * (5 + 2 * 2 + 2)  # a chunk, and what was in the workers' hands
-    outcome = updating(world, feature, TestArtifacts.write).run(world.store, Scope(), RUNTIME)
-    assert outcome.total == Counts()
