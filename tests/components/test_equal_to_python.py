@@ -89,10 +89,10 @@ _SHAPES = ("overview", "aggregation", "expansion", "optional dependencies")
 @pytest.mark.filterwarnings("ignore:AUTO_CREATE_TABLES", "ignore:fetch_arrow_table")
 @pytest.mark.parametrize(
     ("name", "kind"),
-    # Of PostgreSQL, test_one_project_in_every_store.py tells.
+    # Of other stores, test_one_project_in_every_store.py tells.
     [
         (name, kind)
-        for kind in ("delta", "duckdb", "lancedb")
+        for kind in ("delta", "lancedb")
         for name in EXAMPLES
         if kind == "delta" or name in _SHAPES
     ],
