@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 
 import dagster as dg
+import metaxy as mx
 import pytest
 from dagster.components.testing import create_defs_folder_sandbox
 from objects import Bucket, Proxy, environment
 from projects import Project
+from worlds import World
 
 from dagster_metaxy.components.partitioned_video import sources
 
@@ -50,6 +53,15 @@ def proxy(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
     monkeypatch.setenv("AWS_ENDPOINT_URL", made.endpoint)
     yield made
     made.close()
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    """A store with a root feature, in a graph of its own."""
+    mx.MetaxyConfig.reset()
+    with mx.FeatureGraph().use():
+        yield World(tmp_path)
+    mx.MetaxyConfig.reset()
 
 
 @pytest.fixture

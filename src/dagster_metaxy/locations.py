@@ -46,8 +46,6 @@ _SETTINGS = ("AWS_", "GOOGLE_", "AZURE_")
 _RETRY: Any = {"max_retries": 5, "retry_timeout": timedelta(seconds=60)}
 _STALE_AFTER_SECONDS = 24 * 3600
 
-MISSING = "object stores need obstore: pip install 'dagster-metaxy[object-store]'"
-
 
 class ChangedError(OSError):
     """A file was written while it was read, again and again."""
@@ -214,25 +212,24 @@ class Cache:
     max_bytes: int
 
     @contextlib.contextmanager
-    def file(self, location: str) -> Iterator[Path]:
+    def file(self, location: str, found: Status) -> Iterator[Path]:
         """The file at a URL, which stays while it is in use.
 
+        Args:
+            location: The URL.
+            found: Its status.
+
         Raises:
+            ChangedError: It is not what was found any more.
             OSError: It cannot be read; with the location.
         """
-        found = status(location)
         told = f"{location}\n{found.size}\n{found.etag or found.modified_at}"
         name = hashlib.sha256(told.encode()).hexdigest()[:32]
         path = self.folder / f"{name}{PurePosixPath(location).suffix}"
-        while True:
-            with contextlib.suppress(FileNotFoundError), path.open("rb") as used:
-                _lock(used)
-                # Another process may have removed it just before.
-                if os.fstat(used.fileno()).st_nlink:
-                    os.utime(path)
-                    yield path
-                    return
+        while (used := _in_use(path)) is None:
             self._fetch(location, found, path)
+        with used:
+            yield path
 
     def _fetch(self, location: str, found: Status, path: Path) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -271,6 +268,19 @@ def _lock(file: IO[bytes], exclusive: bool = False) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def _in_use(path: Path) -> IO[bytes] | None:
+    """A file, open and not to be removed; None where it is not there."""
+    with contextlib.ExitStack() as stack, contextlib.suppress(FileNotFoundError):
+        used = stack.enter_context(path.open("rb"))
+        _lock(used)
+        # Another process may have removed it just before.
+        if os.fstat(used.fileno()).st_nlink:
+            os.utime(path)
+            stack.pop_all()
+            return used
+    return None
 
 
 def _remove_unused(path: Path) -> bool:
@@ -314,7 +324,7 @@ def local_file(location: Path | str, cache: Cache | None = None) -> Iterator[Pat
     if not is_url(location):
         yield Path(location)
     elif cache is not None:
-        with cache.file(location) as path:
+        with cache.file(location, status(location)) as path:
             yield path
     else:
         with tempfile.TemporaryDirectory() as folder:
@@ -363,7 +373,7 @@ def _opened(location: str, found: Status, cache: Cache | None) -> Iterator[Any]:
     if not is_url(location):
         yield location
     elif cache is not None:
-        with cache.file(location) as path:
+        with cache.file(location, found) as path:
             yield path
     else:
         with _Reader(location, found.size) as reader:

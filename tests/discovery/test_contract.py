@@ -5,13 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import av
-import metaxy as mx
 import pytest
 from objects import SECRET, Bucket, Proxy
 from projects import CLIPS
@@ -66,14 +64,6 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Disk | Prefix:
     if request.param == "disk":
         return Disk(tmp_path / "videos")
     return Prefix(request.getfixturevalue("bucket"))
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    mx.MetaxyConfig.reset()
-    with mx.FeatureGraph().use():
-        yield World(tmp_path)
-    mx.MetaxyConfig.reset()
 
 
 class Collection:

@@ -6,7 +6,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import metaxy as mx
 import pytest
 from projects import CLIPS
 from worlds import RUNTIME, World
@@ -19,14 +18,6 @@ from dagster_metaxy.engines import processes
 from dagster_metaxy.increment.outcome import FailedSample
 from dagster_metaxy.increment.plan import Task
 from dagster_metaxy.increment.selection import Scope
-
-
-@pytest.fixture
-def world(tmp_path: Path):
-    mx.MetaxyConfig.reset()
-    with mx.FeatureGraph().use():
-        yield World(tmp_path)
-    mx.MetaxyConfig.reset()
 
 
 @pytest.fixture

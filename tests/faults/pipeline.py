@@ -208,6 +208,14 @@ class Pipeline:
         for key, rows in expected.items():
             assert [_comparable(r) for r in self.rows(key)] == [_comparable(r) for r in rows], key
 
+    def check_done(self, expected: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+        """All is as expected, files and all, and another run has nothing to compute."""
+        self.check_equals(expected)
+        self.check_files()
+        before = self.calls()
+        self.run()
+        assert self.calls() == before
+
 
 def _comparable(row: Mapping[str, Any]) -> dict[str, Any]:
     """A row without what is of its run, such as which of several folders its files came to lie in."""

@@ -626,9 +626,8 @@ class FeatureAsset:
             options: As for `MetadataStore.read`.
         """
         scope = self.scope(None)
-        if not store.has_feature(key, check_fallback=True):
+        if (rows := stores.scan(store, key, **options)) is None:
             return None
-        rows = store.read(key, **options)
         there = rows.collect_schema().names()
         rows = rows.rename({old: new for old, new in (rename or {}).items() if old in there})
         if not set(scope.columns) <= set(rows.collect_schema().names()):

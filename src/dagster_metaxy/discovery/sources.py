@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -195,15 +195,7 @@ class Records:
                 found = locations.status(file.path)
             except OSError as error:
                 return str(error) if error.errno is None else f"{file.path}: {error.strerror}"
-            return File(
-                file.relative_path,
-                file.path,
-                found.size,
-                found.modified_at,
-                found.etag,
-                file.kept,
-                file.id,
-            )
+            return replace(file, size=found.size, modified_at=found.modified_at, etag=found.etag)
 
         with ThreadPoolExecutor(_REQUESTS) as pool:
             for name, seen in zip(files, pool.map(look, files.values()), strict=True):

@@ -40,6 +40,7 @@ from dagster_metaxy.increment.plan import (
     changed_fields,
     failed_before,
     order,
+    unforeseen,
 )
 from dagster_metaxy.increment.progress import Progress
 from dagster_metaxy.increment.quarantine import Quarantine
@@ -355,8 +356,7 @@ class Videos:
         """
         if not self.foresees:
             note = f"what is new, changed or gone in {self.source.place}, only its run can tell"
-            failed = [e.failure for e in Ledger(store, self.feature).all() if e.failure]
-            return Plan(self.feature, refused=failed, notes=[note])
+            return unforeseen(self.feature, Ledger(store, self.feature), note)
         rows, current = self.stored(store)  # before the listing, as a run does
         listing = self.listing()
         compared = compare(listing, rows, current)

@@ -34,8 +34,9 @@ QUARANTINED = "quarantined"
 ORPHANED = "orphaned"
 
 _ORDER = (NEW, CODE, CHANGED, RECOMPUTED, UNEXPLAINED, FORCED, RETRY, QUARANTINED, ORPHANED)
-_NAMED = 5
 """Samples that were never computed come first, what has failed before comes last."""
+
+_NAMED = 5
 
 
 @dataclass
@@ -598,6 +599,18 @@ def failed_before(
     detail = f"{failure.attempts} attempt{plural} failed: {failure.reason}"
     task.why, task.detail = QUARANTINED if held else RETRY, detail
     task.failure = failure
+
+
+def unforeseen(feature: Feature, ledger: Ledger, note: str) -> Plan:
+    """What is known of a feature that only its run can tell more of: the samples that failed last.
+
+    Args:
+        feature: The feature.
+        ledger: Its entries.
+        note: Why that is all.
+    """
+    failed = [entry.failure for entry in ledger.all() if entry.failure]
+    return Plan(feature, refused=failed, notes=[note])
 
 
 def changed_fields(before: Mapping[str, str | None], now: Mapping[str, str | None]) -> list[str]:

@@ -14,7 +14,7 @@ from dagster_metaxy.increment import store as stores
 from dagster_metaxy.increment.compute import Compute, ComputeContext, Runtime
 from dagster_metaxy.increment.ledger import Entry, Ledger
 from dagster_metaxy.increment.outcome import FailedSample, Outcome, sample_name
-from dagster_metaxy.increment.plan import Plan
+from dagster_metaxy.increment.plan import Plan, unforeseen
 from dagster_metaxy.increment.selection import Ids, Scope, Selection
 from dagster_metaxy.increment.update import ComputeError
 
@@ -71,9 +71,7 @@ class Root:
         What is new, stale or gone, only a run can tell.
         """
         note = "what is new, stale or gone, only its run can tell: the compute lists the samples"
-        remembered = Ledger(store, self.feature).all()
-        failed = [entry.failure for entry in remembered if entry.failure]
-        return Plan(self.feature, refused=failed, notes=[note])
+        return unforeseen(self.feature, Ledger(store, self.feature), note)
 
     def run(self, store: mx.MetadataStore, scope: Scope, runtime: Runtime) -> Outcome:
         """Write the samples that are new or have other versions, and delete those that are gone.

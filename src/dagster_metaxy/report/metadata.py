@@ -125,9 +125,9 @@ def rows_metadata(
     import polars as pl
 
     with opened(store, "r"):
-        everything = rows = scan(store, feature.key)
-        if everything is None or rows is None:
+        if (everything := scan(store, feature.key)) is None:
             return {"dagster/row_count": 0}, NEVER_WRITTEN
+        rows = everything
         metadata: dict[str, Any] = {}
         if of_partitions is not None:
             metadata["dagster/partition_row_count"], rows = _slice(rows, *of_partitions)

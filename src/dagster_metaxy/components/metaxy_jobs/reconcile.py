@@ -12,6 +12,7 @@ from dagster_metaxy.components._asset import DATA_VERSION_TAG, FeatureAsset
 from dagster_metaxy.components.metaxy_jobs.stores import ProjectStores
 from dagster_metaxy.declare._dagster import repository_assets
 from dagster_metaxy.increment.outcome import UpdateError
+from dagster_metaxy.increment.store import scan
 from dagster_metaxy.report.metadata import count_and_version
 from dagster_metaxy.report.tables import metadata_table, text_table
 
@@ -97,10 +98,8 @@ def _rows(store: mx.MetadataStore, key: str, part: Mapping[str, Any]) -> tuple[i
     """The number of rows, and their data version, as Metaxy makes it for Dagster."""
     import narwhals as nw
 
-    if not store.has_feature(key, check_fallback=True):
-        return None
-    rows = store.read(key, filters=[nw.col(c) == value for c, value in part.items()])
-    return count_and_version(rows)
+    rows = scan(store, key, filters=[nw.col(c) == value for c, value in part.items()])
+    return None if rows is None else count_and_version(rows)
 
 
 def _record(key: str, store: mx.MetadataStore, reported: str) -> Sequence[Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,6 +14,7 @@ from dagster_metaxy.declare.columns import Column
 from dagster_metaxy.declare.schema import model_schema, text_or
 from dagster_metaxy.discovery.sources import Files, Records, Source
 from dagster_metaxy.discovery.videos import COLUMNS
+from dagster_metaxy.resources._extras import MissingExtra, require
 
 Wrong = Callable[..., Exception]
 """Makes an error of a message and of the place in the `source` that it is about."""
@@ -58,8 +58,10 @@ class FilesSource(_Model):
         """What lists the files."""
         if not locations.is_url(self.path):
             return Files(project_root / self.path, self.glob)
-        if find_spec("obstore") is None:
-            raise wrong(locations.MISSING, "path")
+        try:
+            require("a source in an object store", "object-store", "obstore")
+        except MissingExtra as error:
+            raise wrong(str(error), "path") from None
         if self.path.startswith(("http://", "https://")):
             raise wrong(
                 "a web server cannot be listed: write `type: http`, with an ApiResource that knows"

@@ -12,17 +12,13 @@ from typing import Any
 from dagster_metaxy.increment.artifacts.base import Artifacts
 from dagster_metaxy.increment.artifacts.disk import DiskArtifacts
 from dagster_metaxy.increment.artifacts.objects import ObjectArtifacts
+from dagster_metaxy.locations import is_url
 
 Root = Path | str
 """Where the artifacts of all features lie: a folder, or the URL of a place in an object store."""
 
 # Other characters mean something else to some of those who read URLs.
 _URL = re.compile(r"(s3|gs|az)://[A-Za-z0-9._-]+(/[A-Za-z0-9._,=-]+)*/?")
-
-
-def is_url(root: Root) -> bool:
-    """Whether it is a place in an object store."""
-    return isinstance(root, str) and "://" in root
 
 
 def root_of(written: str, project_root: Path) -> Root:
