@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Sequence
+from graphlib import TopologicalSorter
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
@@ -36,6 +37,7 @@ from dagster_metaxy.increment.artifacts import root_of
 from dagster_metaxy.increment.compute import Compute
 from dagster_metaxy.increment.update import Update
 from dagster_metaxy.locations import Cache
+from dagster_metaxy.resources._extras import MissingExtra
 
 
 @dg.scaffold_with(PartitionedVideoScaffolder)
@@ -147,10 +149,24 @@ class PartitionedVideoComponent(FeatureComponent):
     @field_validator("steps")
     @classmethod
     def _check_steps(cls, steps: list[AnyStep]) -> list[AnyStep]:
-        names = [step.type for step in steps]
+        names = [step.feature_name for step in steps]
         if twice := [name for name in names if names.count(name) > 1]:
-            raise ValueError(f"the step {twice[0]!r} is there twice")
-        return steps
+            raise ValueError(
+                f"the step {twice[0]!r} is there twice: give one of them another `name`"
+            )
+        named = {step.feature_name: step for step in steps}
+        inputs: dict[str, list[str]] = {name: [] for name in named}
+        for step in steps:
+            for parameter, wanted in step.inputs.items():
+                name = getattr(step, parameter)
+                inputs[step.feature_name].append(name)
+                if name not in named or named[name].type != wanted:
+                    raise ValueError(
+                        f"the step {step.feature_name!r} is made from a step of the type {wanted!r}"
+                        f" that is called {name!r}, and there is none: add it to steps, or name"
+                        f" another one in `{parameter}`"
+                    )
+        return [named[name] for name in TopologicalSorter(inputs).static_order()]
 
     @field_validator("feature_prefix")
     @classmethod
@@ -225,6 +241,10 @@ class PartitionedVideoComponent(FeatureComponent):
 
         def step_assets() -> Iterator[FeatureAsset]:
             for step in self.steps:
+                try:
+                    step.check_installed()
+                except MissingExtra as error:
+                    raise self.error(str(error), "steps") from None
                 update = Update(
                     step.feature(self.feature_prefix),
                     Compute(step.reading_through(self._cache(project_root)).compute),

@@ -1,0 +1,29 @@
+"""The built-in steps: a feature declaration around a pure function of `media/`, one file each.
+
+Adding one is a file here and a line in `STEPS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Union, get_args
+
+from pydantic import Field
+
+from dagster_metaxy.components.partitioned_video.steps._step import Step
+from dagster_metaxy.components.partitioned_video.steps.audio import AudioStep
+from dagster_metaxy.components.partitioned_video.steps.frames import FramesStep
+
+_ALL: tuple[type[Step], ...] = (
+    FramesStep,
+    AudioStep,
+)
+
+STEPS: Mapping[str, type[Step]] = {
+    get_args(step.model_fields["type"].annotation)[0]: step for step in _ALL
+}
+
+if TYPE_CHECKING:
+    AnyStep = Step
+else:
+    AnyStep = Annotated[Union[_ALL], Field(discriminator="type")]  # noqa: UP007
