@@ -7,6 +7,7 @@ import inspect
 import os
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -195,6 +196,7 @@ class FeatureAsset:
         checks: Names of the checks it has.
         remove_deleted_keys: Whether a run over all removes the dynamic partitions whose samples
             were all deleted.
+        companions: Others that may be computed together with it, where a run is about them, too.
     """
 
     runner: Runner
@@ -211,6 +213,7 @@ class FeatureAsset:
     partition_mappings: Mapping[str, dg.PartitionMapping] = field(default_factory=dict)
     checks: Collection[str] = tuple(CHECKS)
     remove_deleted_keys: bool = False
+    companions: Sequence[FeatureAsset] = field(default=(), compare=False)
 
     is_external: ClassVar[bool] = False
 
@@ -429,6 +432,7 @@ class FeatureAsset:
             partition_keys=tuple(keys or ()),
             resources={n: getattr(context.resources, n) for n in self.runner.resource_names},
             selection=config.selection(),
+            companions=list(self._companions(context)),
             tell=self._observer(context),
         )
         with project.use():
@@ -456,6 +460,31 @@ class FeatureAsset:
             # Not one sample, now or ever: that is no bad apple.
             raise dg.Failure(failure_summary(outcome.failed, outcome.quarantined), metadata)
         return outcome, metadata, data_version
+
+    def goes_with(self, other: FeatureAsset) -> bool:
+        """Whether another feature may be computed together with it, in a run that is about both."""
+        return (
+            isinstance(self.runner, Update)
+            and isinstance(other.runner, Update)
+            and self.runner.goes_with(other.runner)
+            and (self.store, self.partitioning) == (other.store, other.partitioning)
+        )
+
+    def _companions(
+        self, context: dg.AssetExecutionContext | dg.OpExecutionContext
+    ) -> Iterator[tuple[Any, Selection]]:
+        """The companions that this run is about, each with what it is asked for."""
+        if not self.companions:
+            return
+        is_op = isinstance(context, dg.OpExecutionContext)
+        there = {node.name for node in context.job_def.nodes}
+        configs: Any = context.run.run_config.get("ops") or {}
+        for other in self.companions:
+            name = other.update_op_name if is_op else other.op_name
+            if name in there:
+                with suppress(dg.Failure):  # its own op will say what is wrong
+                    config = (configs.get(name) or {}).get("config") or {}
+                    yield other.runner, other._asked(config).selection()
 
     def _asked(self, given: Mapping[str, Any]) -> RetryConfig:
         """What a run is asked for.

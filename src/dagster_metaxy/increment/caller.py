@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dagster_metaxy.declare.columns import RowShapeError, check_row
@@ -21,6 +22,7 @@ from dagster_metaxy.increment.compute import (
     moved,
     rows_by_ids,
 )
+from dagster_metaxy.increment.joint import Together
 from dagster_metaxy.increment.outcome import ArtifactFile, Cost, Meter, UpdateError, sample_name
 from dagster_metaxy.increment.plan import Task
 
@@ -71,6 +73,7 @@ class Caller:
         artifacts: Where its files go.
         runtime: What the run gives to computes.
         schema: Of the columns that computes see.
+        together: How it is called with its companions; None where it is called by itself.
     """
 
     feature: Feature
@@ -78,6 +81,7 @@ class Caller:
     artifacts: Artifacts[Any]
     runtime: Runtime
     schema: Mapping[str, pl.DataType]
+    together: Together | None = None
 
     def __call__(self, tasks: Sequence[Task]) -> list[Result]:
         """The rows of each task, or what went wrong with it."""
@@ -100,17 +104,31 @@ class Caller:
     def _one(self, task: Task) -> Result:
         meter = Meter()
         try:
-            rows, files, folder = self._computed(task)
-            return Result(rows, cost=meter.cost(files=files), files=files, folder=folder)
+            rows, files, folder, elsewhere = self._computed(task)
+            cost = meter.cost(files=files) + elsewhere
+            return Result(rows, cost=cost, files=files, folder=folder)
         except Exception as error:
             return Result(error=error, cost=meter.cost())
 
-    def _computed(self, task: Task) -> tuple[Rows, Sequence[ArtifactFile], Location | None]:
-        """The rows of a task, its artifacts, and where they lie."""
-        feature = self.feature
+    def _called(self, task: Task) -> tuple[Any, Path | None, Cost]:
+        """What the compute returned for a task, the folder of its files, and what was spent on it, or
+        by it, for others."""
+
+        def alone() -> tuple[Any, Path | None]:
+            context = ComputeContext(self.runtime, self.artifacts.unfinished)
+            argument = task.samples if self.feature.aggregates else task.samples[0]
+            returned = self.compute(argument, self.runtime, context)
+            return returned, context.used_folder
+
+        if self.together is None:
+            return *alone(), Cost()
         context = ComputeContext(self.runtime, self.artifacts.unfinished)
-        argument = task.samples if feature.aggregates else task.samples[0]
-        returned = self.compute(argument, self.runtime, context)
+        return self.together(task, self.compute.function, self.runtime, alone, context)
+
+    def _computed(self, task: Task) -> tuple[Rows, Sequence[ArtifactFile], Location | None, Cost]:
+        """The rows of a task, its artifacts, where they lie, and what was spent elsewhere on it."""
+        feature = self.feature
+        returned, unfinished, elsewhere = self._called(task)
         if feature.expansion:
             if isinstance(returned, Mapping) or not isinstance(returned, Iterable):
                 raise RowShapeError(
@@ -122,7 +140,7 @@ class Caller:
         rows = self._checked(task, returned)
         files: Sequence[ArtifactFile] = ()
         published = None
-        if (unfinished := context.used_folder) is not None and rows:
+        if unfinished is not None and rows:
             files = files_in(unfinished)
             published = self.artifacts.publish(unfinished, task.ids, task.provenance)
             place = partial(self.artifacts.file, published)
@@ -130,7 +148,7 @@ class Caller:
                 {name: moved(value, unfinished, place) for name, value in row.items()}
                 for row in rows
             ]
-        return rows, files, published
+        return rows, files, published, elsewhere
 
     def _batch(self, tasks: Sequence[Task]) -> list[Rows | Exception]:
         import polars as pl

@@ -13,7 +13,11 @@ from pathlib import Path
 from typing import Any, get_origin, get_type_hints
 
 from dagster_metaxy.increment.outcome import UpdateError
-from dagster_metaxy.increment.selection import Selection
+from dagster_metaxy.increment.selection import Sample, Selection
+
+JointCall = Callable[["Sample", Sequence[tuple[Callable[..., Any], "ComputeContext"]]], list[Any]]
+"""Calls the functions of several computes for one sample at once: gives what each returned, or the
+exception it raised, in their order, and raises what concerns them all."""
 
 
 class SignatureError(TypeError):
@@ -34,6 +38,8 @@ class Runtime:
         partition_keys: The partitions that the run is about; empty where it is about all.
         resources: Dagster resources by name, for the parameters of computes.
         selection: What the run was asked to do beside, or less than, what is new or stale.
+        companions: Other updates of this run that may be computed together with this one, each with
+            its selection.
         tell: Called now and then with how far the update is, by name: `done`, `total`, `failed`,
             `samples_per_second`, `seconds_left`.
     """
@@ -43,6 +49,7 @@ class Runtime:
     partition_keys: tuple[str, ...] = ()
     resources: Mapping[str, Any] = field(default_factory=dict)
     selection: Selection = field(default_factory=Selection)
+    companions: Sequence[tuple[Any, Selection]] = ()
     tell: Callable[[Mapping[str, Any]], None] = tell_nobody
 
 
@@ -108,11 +115,13 @@ class Compute:
         function: The function or class.
         params: Constants for parameters.
         lists: Whether it takes no sample, but gives all there are: that of a root feature.
+        joint: How it is called together with others that have the same; None where it is not.
     """
 
     function: Callable[..., Any]
     params: Mapping[str, Any] = field(default_factory=dict)
     lists: bool = False
+    joint: JointCall | None = None
     _local: threading.local = field(default_factory=threading.local, compare=False, repr=False)
 
     @cached_property
@@ -167,7 +176,7 @@ class Compute:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # What else it holds is of this process.
-        return type(self), (self.function, self.params, self.lists)
+        return type(self), (self.function, self.params, self.lists, self.joint)
 
     def check_sendable(self) -> None:
         """Refuse a function that other processes cannot import.

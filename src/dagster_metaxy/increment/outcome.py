@@ -147,6 +147,13 @@ class Cost:
     cpu_seconds: float = 0.0
     bytes_written: int = 0
 
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(
+            self.seconds + other.seconds,
+            self.cpu_seconds + other.cpu_seconds,
+            self.bytes_written + other.bytes_written,
+        )
+
 
 @dataclass(frozen=True)
 class ArtifactFile:
@@ -196,11 +203,7 @@ class Costs:
     def add(self, name: str, cost: Cost) -> None:
         """Add what a sample took."""
         self.samples += 1
-        self.total = Cost(
-            self.total.seconds + cost.seconds,
-            self.total.cpu_seconds + cost.cpu_seconds,
-            self.total.bytes_written + cost.bytes_written,
-        )
+        self.total += cost
         if len(self.dearest) < 10 or cost.seconds > self.dearest[-1][1].seconds:
             self.dearest.append((name, cost))
             self.dearest.sort(key=lambda item: -item[1].seconds)

@@ -49,7 +49,9 @@ class Remote:
                         " where it is used, such as in the `__init__` of a class that is the compute,"
                         " or use `engine: threads`"
                     ) from error
-        self._caller = replace(caller, runtime=replace(runtime, log=None, tell=tell_nobody))
+        self._caller = replace(
+            caller, runtime=replace(runtime, log=None, tell=tell_nobody, companions=())
+        )
 
     def prepare(self) -> None:
         """Make the instance of a class, once per worker."""

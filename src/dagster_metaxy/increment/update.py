@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,6 +23,7 @@ from dagster_metaxy.increment.compute import (
     Runtime,
     SignatureError,
 )
+from dagster_metaxy.increment.joint import Companion, Handover, Together
 from dagster_metaxy.increment.ledger import Entry, Ledger
 from dagster_metaxy.increment.outcome import (
     FailedSample,
@@ -230,7 +231,10 @@ class Update:
             if plan.tasks:
                 reasons = ", ".join(f"{count} {why}" for why, count in plan.counts.items())
                 runtime.log.info(f"{self.feature.key}: {reasons}{plan.expectation}")
-                caller = Caller(self.feature, self.compute, artifacts, runtime, plan.schema)
+                together = self._together(store, scope, runtime, plan)
+                caller = Caller(
+                    self.feature, self.compute, artifacts, runtime, plan.schema, together
+                )
                 undone = self._compute(store, ledger, plan.tasks, caller, artifacts, outcome)
             elif not store.has_feature(self.feature.key):
                 outcome.notes.extend(self._unseen(store))
@@ -242,6 +246,54 @@ class Update:
             stores.compact(store, self.feature.key)
         outcome.remaining = replace(plan, tasks=undone, orphaned=[])
         self._settle(store, ledger, scope, outcome.remaining, outcome)
+
+    def _together(
+        self, store: mx.MetadataStore, scope: Scope, runtime: Runtime, plan: Plan
+    ) -> Together | None:
+        """How tasks are computed together with what companions are about to compute from the same."""
+        if self.compute.joint is None:
+            return None
+        (key,) = self.feature.upstream
+        name = f"{self.artifacts}/{key}"
+        handover = Handover(artifacts_of(self.artifacts, self.feature.key).handed)
+        together = Together(self.compute.joint, name, handover)
+        if all(handover.has(task.ids, task.provenance) for task in plan.tasks):
+            return together
+        companions = []
+        for other, selection in runtime.companions:
+            with suppress(UpdateError):  # its own run will say it
+                tasks = other._plan(store, scope, selection).tasks
+                versions = {task.ids: task.provenance for task in tasks}
+                if any(task.ids in versions for task in plan.tasks):
+                    folder = artifacts_of(other.artifacts, other.feature.key).handed
+                    companions.append(
+                        Companion(
+                            other.feature.key,
+                            other.compute.function,
+                            versions,
+                            Handover(folder),
+                        )
+                    )
+        if companions:
+            names = ", ".join(companion.key for companion in companions)
+            runtime.log.info(f"{self.feature.key}: computed together with {names}")
+        return replace(together, companions=companions)
+
+    def goes_with(self, other: Update) -> bool:
+        """Whether another feature may be computed from the same sample at the same time."""
+
+        def source(update: Update) -> list[Any]:
+            return [
+                {name: part for name, part in dep.items() if name != "lineage"}
+                for dep in update.feature.deps
+            ]
+
+        return (
+            self.compute.joint is not None
+            and self.compute.joint == other.compute.joint
+            and self.feature.key != other.feature.key
+            and source(self) == source(other)
+        )
 
     def _unseen(self, store: mx.MetadataStore) -> Iterator[str]:
         """Notes on upstreams with rows that are all of another version than the one known here."""
@@ -278,7 +330,7 @@ class Update:
         try:
             while units:
                 alone: list[Sequence[Task]] = []
-                with closing(self._results(units, work)) as results:
+                with closing(self._results(units, work, caller)) as results:
                     for unit, answer in results:
                         if isinstance(answer, Exception) and len(unit) > 1:
                             # Which of them it was, only trying each can tell.
@@ -313,11 +365,16 @@ class Update:
         return undone
 
     def _results(
-        self, units: Sequence[Sequence[Task]], work: Callable[[Sequence[Task]], Any]
+        self,
+        units: Sequence[Sequence[Task]],
+        work: Callable[[Sequence[Task]], Any],
+        caller: Caller,
     ) -> Generator[tuple[Sequence[Task], Any], None, None]:
         """What `work` gives for each unit, or the error of the worker; nothing of no unit while
         none is ready."""
-        limit = self.time_limit
+        # One that computes for its companions, too, may take as long as all of them.
+        share = 1 + len(together.companions) if (together := caller.together) else 1
+        limit = None if self.time_limit is None else self.time_limit * share
         results = engines.run(
             self.engine,
             units,

@@ -24,6 +24,7 @@ from dagster_metaxy.components.partitioned_video.sources import (
     CacheModel,
 )
 from dagster_metaxy.components.partitioned_video.steps import STEPS, AnyStep
+from dagster_metaxy.components.partitioned_video.steps._step import PictureStep, look_together
 from dagster_metaxy.declare.partitions import (
     VIDEO_PARTITIONS_SCHEMA,
     VideoPartitions,
@@ -247,7 +248,10 @@ class PartitionedVideoComponent(FeatureComponent):
                     raise self.error(str(error), "steps") from None
                 update = Update(
                     step.feature(self.feature_prefix),
-                    Compute(step.reading_through(self._cache(project_root)).compute),
+                    Compute(
+                        step.reading_through(self._cache(project_root)).compute,
+                        joint=look_together if isinstance(step, PictureStep) else None,
+                    ),
                     artifacts=root_of(self.artifacts, project_root),
                     workers=os.cpu_count() or 1,
                     **self.update_options(),

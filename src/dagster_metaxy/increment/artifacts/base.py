@@ -212,6 +212,12 @@ class Artifacts(ABC, Generic[L]):
             StoreError: There is no place for it.
         """
 
+    @property
+    @abstractmethod
+    def handed(self) -> Path:
+        """The folder on disk for what other updates have computed for this feature, of any run; it is
+        no garbage for a day after something was put there."""
+
     @abstractmethod
     def close(self) -> None:
         """Remove the unfinished files of this run."""

@@ -70,6 +70,10 @@ class DiskArtifacts(Artifacts[Path]):
             remove_leftovers(self._work.parent.iterdir())
         return Path(tempfile.mkdtemp(dir=self._work))
 
+    @property
+    def handed(self) -> Path:
+        return self.folder / _WORK / "handed"
+
     def close(self) -> None:
         shutil.rmtree(self._work, ignore_errors=True)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import re
 import shutil
 import tempfile
@@ -167,6 +168,11 @@ class ObjectArtifacts(Artifacts[Url]):
             return Path(tempfile.mkdtemp(dir=self._work)).resolve()
         except OSError as error:
             raise StoreError(f"no place for artifacts before they are uploaded: {error}") from error
+
+    @property
+    def handed(self) -> Path:
+        digest = hashlib.sha256(self.folder.text.encode()).hexdigest()[:16]
+        return Path(tempfile.gettempdir()) / f"{_WORK}handed-{digest}"
 
     def close(self) -> None:
         shutil.rmtree(self._work, ignore_errors=True)

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from dagster_metaxy import locations
-from dagster_metaxy.components.partitioned_video.steps._step import Step, of_videos, versioned
+from dagster_metaxy.components.partitioned_video.steps._step import (
+    PictureStep,
+    of_videos,
+    versioned,
+)
 from dagster_metaxy.declare.columns import Column
 from dagster_metaxy.declare.feature import Feature, expansion
 from dagster_metaxy.increment.compute import ComputeContext
-from dagster_metaxy.increment.selection import Sample
+
+if TYPE_CHECKING:
+    from dagster_metaxy.media.decoding import Viewer
 
 
-class FramesStep(Step):
+class FramesStep(PictureStep):
     """Pictures of the video at regular times, as JPEG files; one sample per frame."""
 
     type: Literal["frames"] = Field(
@@ -54,19 +59,21 @@ class FramesStep(Step):
             description=f"Frames of each video, {self.every_seconds:g} s apart.",
         )
 
-    def compute(self, sample: Sample, context: ComputeContext) -> Iterator[Mapping[str, Any]]:
-        """Writes the frames of a video, and gives their rows."""
-        from dagster_metaxy.media import frames
+    def viewer(self, context: ComputeContext) -> Callable[[], Viewer[Any]]:
+        """Writes the frames."""
+        from dagster_metaxy.media.frames import FrameTaker
 
-        extract = partial(
-            frames.extract,
-            directory=context.artifacts,
+        return partial(
+            FrameTaker,
+            context.artifacts,
             every_seconds=self.every_seconds,
             max_size=self.max_size,
             quality=self.quality,
         )
-        found, _ = locations.read(sample["path"], extract, self._cache)
-        for frame in found:
+
+    def rows(self, result: Any, context: ComputeContext) -> Iterator[Mapping[str, Any]]:
+        """One of each frame."""
+        for frame in result:
             yield {
                 "frame_index": frame.index,
                 "time": frame.time,
