@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from struct import Struct
 
 from xxhash import xxh3_128, xxh3_128_hexdigest
+
+
+_BIG_ENDIAN = Struct(">I").unpack_from
 
 
 def digest(*parts: str) -> str:
@@ -18,8 +22,8 @@ class Payload:
     def __init__(self) -> None:
         self._hash = xxh3_128()
 
-    def update(self, packet: bytes) -> None:
-        """Add one packet."""
+    def update(self, packet: memoryview) -> None:
+        """Add one packet, which is not copied."""
         self._hash.update(packet)
 
     def hexdigest(self) -> str:
@@ -30,17 +34,20 @@ class Payload:
 class AacPayload(Payload):
     """AAC without the ADTS headers that MPEG-TS needs; a packet may hold several frames."""
 
-    def update(self, packet: bytes) -> None:
-        view, at = memoryview(packet), 0
+    def update(self, packet: memoryview) -> None:
+        if packet[0] != 0xFF:
+            self._hash.update(packet)
+            return
+        at = 0
         # No raw AAC frame begins with twelve ones: its first three would say "end of frame".
         while len(packet) - at >= 7 and packet[at] == 0xFF and packet[at + 1] & 0xF6 == 0xF0:
             header = 7 if packet[at + 1] & 1 else 9
             size = (packet[at + 3] & 3) << 11 | packet[at + 4] << 3 | packet[at + 5] >> 5
             if size < header:
                 break
-            self._hash.update(view[at + header : at + size])
+            self._hash.update(packet[at + header : at + size])
             at += size
-        self._hash.update(view[at:])
+        self._hash.update(packet[at:])
 
 
 class NalPayload(Payload):
@@ -54,6 +61,12 @@ class NalPayload(Payload):
     def __init__(self, codec: str, extradata: bytes) -> None:
         super().__init__()
         self._hevc = codec == "hevc"
+        # By their first byte.
+        self._slices = frozenset(
+            first
+            for first in range(256)
+            if ((first >> 1 & 0x3F) < 32 if self._hevc else 1 <= first & 0x1F <= 5)
+        )
         self._parameters: set[bytes] = set()
         # Bytes of the length before each unit, 0 if there are start codes.
         self._length_size = 0
@@ -66,22 +79,31 @@ class NalPayload(Payload):
             if unit and self._is_parameters(unit[0]):
                 self._add_parameters(unit)
 
-    def update(self, packet: bytes) -> None:
+    def update(self, packet: memoryview) -> None:
         size = self._length_size
-        view = memoryview(packet)
-        for start, end in _lengths(packet, size) if size else _start_codes(packet):
+        if (
+            size == 4
+            and len(packet) > 4
+            and packet[4] in self._slices
+            and packet[-1]
+            and _BIG_ENDIAN(packet)[0] == len(packet) - 4
+        ):
+            # One slice, as most packets are, is in its canonical form already.
+            self._hash.update(packet)
+            return
+        for start, end in _lengths(packet, size) if size else _start_codes(bytes(packet)):
             first = packet[start]
-            if (first >> 1 & 0x3F) < 32 if self._hevc else 1 <= first & 0x1F <= 5:
+            if first in self._slices:
                 stop = end
                 while packet[stop - 1] == 0 and stop > start + 1:
                     stop -= 1
                 if size == 4 and stop == end:
-                    self._hash.update(view[start - 4 : end])
+                    self._hash.update(packet[start - 4 : end])
                 else:
                     self._hash.update((stop - start).to_bytes(4, "big"))
-                    self._hash.update(view[start:stop])
+                    self._hash.update(packet[start:stop])
             elif self._is_parameters(first):
-                self._add_parameters(packet[start:end])
+                self._add_parameters(bytes(packet[start:end]))
 
     def hexdigest(self) -> str:
         parameters = (xxh3_128_hexdigest(unit) for unit in sorted(self._parameters))
@@ -95,7 +117,7 @@ class NalPayload(Payload):
         self._parameters.add(unit.rstrip(b"\0"))
 
 
-def _lengths(packet: bytes, size: int) -> Iterator[tuple[int, int]]:
+def _lengths(packet: memoryview, size: int) -> Iterator[tuple[int, int]]:
     """Start and end of each unit that has its length before it."""
     at, total = 0, len(packet)
     while at + size < total:

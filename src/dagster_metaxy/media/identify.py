@@ -115,22 +115,29 @@ def _identity(
 class _Track:
     """What is gathered about one stream, packet by packet."""
 
-    def __init__(self, stream: Stream) -> None:
+    def __init__(self, stream: Stream, payload: Payload | None = None) -> None:
         self.times = array("q")
         """Of each packet: when it is shown, or decoded where the container says no more."""
         self.incomplete: float | None = None
         """Seconds of a packet that the demuxer could not read to its end."""
         self._stream = stream
         self._end = 0
+        self._payload = payload or Payload()
+        self._update = self._payload.update if payload else None
 
     def add(self, packet: Packet) -> None:
-        time = packet.pts if packet.pts is not None else packet.dts
+        # What is done here is done for every packet, and is most of what identifying a file takes.
+        time = packet.pts
         if time is None:
-            time = self._end
+            time = packet.dts if packet.dts is not None else self._end
         self.times.append(time)
-        self._end = max(self._end, time + (packet.duration or 0))
+        end = time + (packet.duration or 0)
+        if end > self._end:
+            self._end = end
         if packet.is_corrupt:
             self.incomplete = seconds(self._stream, time)
+        if self._update is not None:
+            self._update(memoryview(packet))
 
     @property
     def start(self) -> float:
@@ -158,31 +165,33 @@ class _Picture(_Track):
     """Packets to decode at most in search of a first frame."""
 
     def __init__(self, stream: VideoStream) -> None:
-        super().__init__(stream)
-        self.stream = stream
         self.codec = codec_name(stream)
-        self.rotation = 0
-        self._payload = (
+        super().__init__(
+            stream,
             NalPayload(self.codec, stream.codec_context.extradata or b"")
             if self.codec in ("h264", "hevc")
-            else Payload()
+            else Payload(),
         )
+        self.stream = stream
+        self.rotation = 0
         # PyAV shows rotation on decoded frames only, so the first one is decoded.
         self._patience = self.PATIENCE if stream.codec_context is not None else 0
         if self._patience:
             stream.codec_context.thread_count = 1
+        else:
+            self.add = super().add  # type: ignore[method-assign]
 
     def add(self, packet: Packet) -> None:
         super().add(packet)
-        self._payload.update(bytes(packet))
-        if self._patience:
-            self._patience -= 1
-            # That the first packets can't be decoded is no reason to refuse a file.
-            with suppress(av.error.FFmpegError):
-                for frame in packet.decode():
-                    self.rotation = round(frame.rotation / 90) * 90 % 360
-                    self._patience = 0
-                    break
+        self._patience -= 1
+        # That the first packets can't be decoded is no reason to refuse a file.
+        with suppress(av.error.FFmpegError):
+            for frame in packet.decode():
+                self.rotation = round(frame.rotation / 90) * 90 % 360
+                self._patience = 0
+                break
+        if not self._patience:
+            self.add = super().add  # type: ignore[method-assign]
 
     @property
     def is_cover(self) -> bool:
@@ -213,14 +222,9 @@ class _Picture(_Track):
 
 class _Sound(_Track):
     def __init__(self, stream: AudioStream) -> None:
-        super().__init__(stream)
-        self.stream = stream
         self.codec = codec_name(stream)
-        self._payload = AacPayload() if self.codec == "aac" else Payload()
-
-    def add(self, packet: Packet) -> None:
-        super().add(packet)
-        self._payload.update(bytes(packet))
+        super().__init__(stream, AacPayload() if self.codec == "aac" else Payload())
+        self.stream = stream
 
     @property
     def version(self) -> str:
