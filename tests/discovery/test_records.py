@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import sqlite3
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -21,6 +22,7 @@ from watches import Watch
 from dagster_metaxy.declare.columns import Column
 from dagster_metaxy.discovery.files import SourceError
 from dagster_metaxy.discovery.sources import Records
+from dagster_metaxy.locations import local_file
 
 BIKES, PORTRAIT = ((CLIPS / f"{name}.mp4").read_bytes() for name in ("bikes", "portrait"))
 
@@ -269,6 +271,26 @@ def test_a_value_of_another_type() -> None:
     }
     with pytest.raises(SourceError, match="record 1 has no field 'id'; it has: name"):
         found.listing({"api": [{"name": "a"}]})
+
+
+@pytest.mark.parametrize("version", [None, "version"])
+def test_urls_without_obstore(version: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One sentence for all of them, and not one for each."""
+    monkeypatch.setitem(sys.modules, "obstore", None)
+    records = [
+        {"id": str(n), "location": f"https://h/{n}.mp4?key=x", "version": 1} for n in range(9)
+    ]
+    found = Records("api", list, "all", Path("/"), version=version)
+    with pytest.raises(SourceError) as caught:
+        found.listing({"api": records})
+    assert str(caught.value) == (
+        "all of 'api', where videos lie at https://, needs obstore, which is not installed:"
+        " pip install 'dagster-metaxy[object-store]'"
+    )
+    assert found.listing({"api": []}).files == []
+    told = r"^a file at s3:// needs obstore, .*: pip install 'dagster-metaxy\[object-store\]'$"
+    with pytest.raises(ModuleNotFoundError, match=told), local_file("s3://bucket/x"):
+        pass
 
 
 class Catalog:
