@@ -150,13 +150,21 @@ def status(location: Path | str) -> Status:
 
     Raises:
         OSError: It is not there, may not be read, or is out of reach; with the location.
+        ModuleNotFoundError: It is at a URL, and obstore is not installed.
     """
     location = os.fspath(location)
     if not is_url(location):
         return status_of(os.stat(location))
-    import obstore
-
     root, path = split(location)
+    try:
+        import obstore
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError(
+            f"a file at {root.partition('://')[0]}:// needs obstore, which is not installed:"
+            " pip install 'dagster-metaxy[object-store]'",
+            name="obstore",
+        ) from None
+
     with _told(location):
         found = obstore.head(object_store(root), path)
     return Status(found["size"], found["last_modified"], found["e_tag"])
@@ -171,12 +179,23 @@ def status_of(found: os.stat_result) -> Status:
 @contextlib.contextmanager
 def _told(location: str) -> Iterator[None]:
     """Make an error of an object store one that names the location."""
-    from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
+    from obstore.exceptions import (
+        BaseError,
+        InvalidPathError,
+        PermissionDeniedError,
+        UnauthenticatedError,
+    )
 
     try:
         yield
     except FileNotFoundError:
         raise FileNotFoundError(f"{location}: there is no such object") from None
+    except InvalidPathError as error:
+        # Of the page of the list that it is on, obstore gives nothing.
+        raise OSError(
+            f"{location}: {sentence(error)}: rename or remove the object, since it hides others; no"
+            " part of its key may be empty, '.' or '..'"
+        ) from None
     except (PermissionError, PermissionDeniedError, UnauthenticatedError) as error:
         raise PermissionError(f"{location}: {sentence(error)}") from None
     except (BaseError, OSError) as error:  # its readers raise OSError

@@ -1,15 +1,18 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
+from objects import Bucket, Proxy
 
 from dagster_metaxy.discovery.files import (
     File,
     SourceError,
     glob_pattern,
     list_files,
+    list_objects,
     unique_ids,
 )
 
@@ -118,3 +121,14 @@ def test_ids_are_unique_and_do_not_depend_on_who_comes_later(tmp_path: Path) -> 
         "a.b.mp4": "a.b", "a.mkv": "a", "a.mp4": "a.mp4", "b/a.mp4": "b/a",
     }  # fmt: skip
     assert unique_ids(files[:1], {"a.b", "a.b.mp4"}) == {"a.b.mp4": "a.b.mp4~2"}
+
+
+@pytest.mark.parametrize("key", ["a//b.mp4", "a/../b.mp4", "./b.mp4"])
+def test_a_key_that_obstore_cannot_read(bucket: Bucket, proxy: Proxy, key: str) -> None:
+    """It hides others, so that nothing may be taken as deleted."""
+    bucket.put(f"{bucket.url}/c.mp4")
+    bucket.put(f"{bucket.url}/{key}")
+    said = rf"^cannot list .*{re.escape(key)}.*: rename or remove the object"
+    with pytest.raises(SourceError, match=said):
+        list_objects(bucket.url)
+    assert len(proxy.requests) == 1  # asking again would not help

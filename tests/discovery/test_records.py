@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import sqlite3
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -14,11 +16,13 @@ import dagster as dg
 import pytest
 from objects import Bucket
 from projects import CLIPS, Project, load_error
+from stores import database
 from watches import Watch
 
 from dagster_metaxy.declare.columns import Column
 from dagster_metaxy.discovery.files import SourceError
 from dagster_metaxy.discovery.sources import Records
+from dagster_metaxy.locations import local_file
 
 BIKES, PORTRAIT = ((CLIPS / f"{name}.mp4").read_bytes() for name in ("bikes", "portrait"))
 
@@ -107,6 +111,67 @@ def test_a_query(table: Table, bucket: Bucket) -> None:
     assert project.counts("clips/frames")[:2] == (0, 0)
     (row,) = project.rows("clips/videos").to_dicts()
     assert row["path"] == f"{bucket.url}/copy.mp4"
+
+
+def test_a_query_of_postgresql(project: Project, tmp_path: Path) -> None:
+    """Whose ids are UUIDs, and whose versions are times."""
+    import psycopg
+
+    url = database(str(tmp_path))
+    with psycopg.connect(url) as connection:
+        connection.execute(
+            "CREATE TABLE videos (id uuid PRIMARY KEY, location text, updated_at timestamptz,"
+            " recorded_on date, tags text[], more jsonb, price numeric(10, 2))"
+        )
+        for n, name in enumerate(("bikes", "portrait")):
+            connection.execute(
+                "INSERT INTO videos VALUES (%s, %s, '2026-01-02 03:04:05+02', '2026-01-01',"
+                """ '{a,b}', '{"a": 1}', 1.5)""",
+                (f"00000000-0000-4000-8000-00000000000{n}", f"elsewhere/{name}.mp4"),
+            )
+    project.add_clips("elsewhere", ("bikes", "portrait"))
+    project.write(
+        "resources/defs.yaml",
+        f"""
+        type: dagster_metaxy.ResourcesComponent
+        attributes:
+          resources:
+            database:
+              type: dagster_metaxy.resources.DatabaseResource
+              url: {url.replace("postgresql:", "postgresql+psycopg:")}
+        """,
+    )
+    table = Table.__new__(Table)
+    table.project = project
+    columns = {
+        "updated_at": "datetime",
+        "recorded_on": "date",
+        "tags": "list[str]",
+        "more": "str",
+    }
+    table.declare(
+        "type: sql\nresource: database\nquery: SELECT * FROM videos\nversion: updated_at\n"
+        f"columns: {json.dumps(columns)}\n"
+    )
+    assert project.run_job().success
+    assert project.counts("clips/videos") == (2, 0, 0, 0)
+    rows = {row["video_id"]: row for row in project.rows("clips/videos").to_dicts()}
+    assert set(rows) == {f"00000000-0000-4000-8000-00000000000{n}" for n in range(2)}
+    row = rows["00000000-0000-4000-8000-000000000000"]
+    assert row["path"] == str(project.root / "elsewhere/bikes.mp4")
+    assert {name: row[name] for name in columns} == {
+        "updated_at": dt.datetime(2026, 1, 2, 1, 4, 5, tzinfo=dt.timezone.utc),
+        "recorded_on": dt.date(2026, 1, 1),
+        "tags": ["a", "b"],
+        "more": '{"a": 1}',
+    }
+    with psycopg.connect(url) as connection:
+        connection.execute("UPDATE videos SET more = '[]'")
+        connection.execute("UPDATE videos SET updated_at = now() WHERE location LIKE '%bikes%'")
+    (project.root / "elsewhere/bikes.mp4").write_bytes(PORTRAIT)
+    assert project.run_job().success
+    assert project.counts("clips/videos") == (0, 1, 0, 0)
+    assert set(project.rows("clips/videos")["more"]) == {"[]"}
 
 
 def test_versions_of_a_table_are_trusted(table: Table) -> None:
@@ -206,6 +271,26 @@ def test_a_value_of_another_type() -> None:
     }
     with pytest.raises(SourceError, match="record 1 has no field 'id'; it has: name"):
         found.listing({"api": [{"name": "a"}]})
+
+
+@pytest.mark.parametrize("version", [None, "version"])
+def test_urls_without_obstore(version: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One sentence for all of them, and not one for each."""
+    monkeypatch.setitem(sys.modules, "obstore", None)
+    records = [
+        {"id": str(n), "location": f"https://h/{n}.mp4?key=x", "version": 1} for n in range(9)
+    ]
+    found = Records("api", list, "all", Path("/"), version=version)
+    with pytest.raises(SourceError) as caught:
+        found.listing({"api": records})
+    assert str(caught.value) == (
+        "all of 'api', where videos lie at https://, needs obstore, which is not installed:"
+        " pip install 'dagster-metaxy[object-store]'"
+    )
+    assert found.listing({"api": []}).files == []
+    told = r"^a file at s3:// needs obstore, .*: pip install 'dagster-metaxy\[object-store\]'$"
+    with pytest.raises(ModuleNotFoundError, match=told), local_file("s3://bucket/x"):
+        pass
 
 
 class Catalog:

@@ -18,6 +18,7 @@ from dagster_metaxy.discovery.files import (
     list_objects,
     stem,
 )
+from dagster_metaxy.resources._extras import MissingExtra, require
 
 _REQUESTS = 16
 """Locations that are looked at, at once."""
@@ -147,6 +148,14 @@ class Records:
                 listing.unreadable[file.relative_path] = f"the id is listed more than once{told}"
             else:
                 files[file.relative_path] = file
+        for scheme in {
+            f.path.partition("://")[0] for f in files.values() if locations.is_url(f.path)
+        }:
+            what = f"{self.place}, where videos lie at {scheme}://,"
+            try:
+                require(what, "object-store", "obstore")
+            except MissingExtra as error:
+                raise SourceError(str(error)) from None
         listing.files.extend(self._seen(files, listing) if self.version is None else files.values())
         listing.files.sort(key=lambda file: file.relative_path)
         return listing

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -107,41 +109,70 @@ class DatabaseResource(dg.ConfigurableResource):
         undone where an error leaves it.
 
         Raises:
-            DatabaseUnavailable: There is no connection to be had; with the reason, without secrets.
+            DatabaseUnavailable: There is no connection to be had, or it broke; with the reason, without
+                secrets.
         """
         from sqlalchemy.exc import DBAPIError
 
         engine = self.engine
+        place = repr(engine.url.set(query={}))
         try:
             connection = engine.connect()
         except DBAPIError as error:
-            raise DatabaseUnavailable(
-                f"{engine.url.set(query={})!r} cannot be reached: {self._told(error.orig)}"
-            ) from None
-        with connection:
-            yield connection
-            connection.commit()
+            said = self._told(error.orig)
+            raise DatabaseUnavailable(f"{place} cannot be reached: {said}") from None
+        try:
+            with connection:
+                yield connection
+                connection.commit()
+        except DBAPIError as error:
+            if not error.connection_invalidated:
+                raise
+            said = self._told(error.orig)
+            raise DatabaseUnavailable(f"{place}: the connection broke: {said}") from None
 
     def query(self, sql: str, params: Mapping[str, Any] | None = None) -> pl.DataFrame:
         """The rows that a statement gives.
 
+        Of PostgreSQL, the types are those of the columns, also where there is no value, UUIDs and JSON
+        are text, and a numeric NaN is null; of other databases, they are told by the values.
+
         Args:
-            sql: A statement; `:name` stands for a value of `params`.
+            sql: A statement; `:name` stands for a value of `params`. Before a word or a number, any
+                other colon is written as `\\:`.
             params: Values by name: never write them into the text.
 
         Raises:
-            DatabaseUnavailable: There is no connection to be had.
+            DatabaseUnavailable: There is no connection to be had, or it broke.
+            ValueError: The statement gives no rows, or two columns of one name.
         """
         import polars as pl
         import sqlalchemy as sa
 
         with self.connect() as connection:
-            return pl.read_database(
-                sa.text(sql),
-                connection,
-                infer_schema_length=None,
-                execute_options={"parameters": dict(params or {})},
-            )
+            result = connection.execute(sa.text(sql), dict(params or {}))
+            if not result.returns_rows:
+                raise ValueError(
+                    "the statement gives no rows, and was undone: execute it with `connect()`"
+                )
+            names = list(result.keys())
+            if twice := [name for name in names if names.count(name) > 1]:
+                raise ValueError(f"two columns are named {twice[0]!r}: name one by `AS`")
+            # What psycopg alone has.
+            described = result.cursor.description if result.cursor is not None else ()
+            types = [getattr(column, "type_display", "") for column in described or ()]
+            rows: list[Any] = list(result)
+        if any(types):
+            rows = [[_plain(*pair) for pair in zip(types, row, strict=True)] for row in rows]
+        known = {}
+        for at, (name, told) in enumerate(zip(names, types, strict=True)):
+            if (dtype := _dtype(told)) is not None:
+                lists = (row[at] for row in rows if told.endswith("[]") and row[at])
+                if not any(isinstance(item, list) for found in lists for item in found):
+                    known[name] = dtype
+        return pl.DataFrame(
+            rows, schema=names, schema_overrides=known, infer_schema_length=None, orient="row"
+        )
 
     def _address(self) -> sa.URL:
         import sqlalchemy as sa
@@ -170,3 +201,55 @@ class DatabaseResource(dg.ConfigurableResource):
         for secret in sorted(secrets, key=len, reverse=True):
             said = said.replace(secret, "***") if secret else said
         return said
+
+
+def _plain(told: str, value: Any) -> Any:
+    """A value as a column of a frame takes it.
+
+    Args:
+        told: Its type, as PostgreSQL writes it.
+        value: As its driver gives it.
+    """
+    if value is None:
+        return None
+    if told.endswith("[]"):
+        return [_plain(told[:-2], item) for item in value]
+    if told in ("json", "jsonb"):
+        return json.dumps(value, ensure_ascii=False)
+    if isinstance(value, Decimal):  # polars has none that is no number
+        return value if value.is_finite() else None
+    return str(value) if told in ("uuid", "inet", "cidr") else value
+
+
+def _dtype(told: str) -> pl.DataType | None:
+    """The type of a column that PostgreSQL tells; None where it is to be told by the values."""
+    import polars as pl
+
+    if told.endswith("[]"):
+        inner = _dtype(told[:-2])
+        return None if inner is None else pl.List(inner)
+    name, _, size = told.partition("(")
+    if name == "numeric":
+        precision, _, scale = size.rstrip(")").partition(",")
+        return pl.Decimal(int(precision), int(scale)) if precision and scale else None
+    if name.startswith("int") and name[3:].isdecimal():
+        return pl.Int64()
+    return {
+        "bool": pl.Boolean(),
+        "float4": pl.Float64(),
+        "float8": pl.Float64(),
+        "text": pl.String(),
+        "varchar": pl.String(),
+        "bpchar": pl.String(),
+        "uuid": pl.String(),
+        "inet": pl.String(),
+        "cidr": pl.String(),
+        "json": pl.String(),
+        "jsonb": pl.String(),
+        "bytea": pl.Binary(),
+        "date": pl.Date(),
+        "time": pl.Time(),
+        "timestamp": pl.Datetime("us"),
+        "timestamptz": pl.Datetime("us", "UTC"),
+        "interval": pl.Duration("us"),
+    }.get(name)
