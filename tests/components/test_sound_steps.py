@@ -32,6 +32,7 @@ def test_sound(heard: Project) -> None:
           steps:
             - {type: audio, rate: 44100, channels: 2, format: flac}
             - {type: audio, name: second, track: 1, channels: null, format: mp3}
+            - loudness
         """,
     )
     heard.run_job(raise_on_error=False)
@@ -48,6 +49,11 @@ def test_sound(heard: Project) -> None:
     assert second["duration"] == pytest.approx(6.1, abs=0.1)
     table = heard.metadata("clips/second")["failed samples"]
     assert all("no audio track 1: it has 1" in r.data["message"] for r in table.records)
+    loudness = {row["video_id"]: row for row in heard.rows("clips/loudness").to_dicts()}
+    assert set(loudness) == {"portrait", "two", "reading"}
+    assert loudness["portrait"]["integrated"] == pytest.approx(-25, abs=0.1)
+    assert loudness["portrait"]["true_peak"] == pytest.approx(-5.9, abs=0.1)
+    assert len(loudness["portrait"]["short_term"]) == 10
 
 
 def test_a_rate_that_mp3_does_not_have(project: Project) -> None:
