@@ -8,6 +8,8 @@ import media_tools
 import pytest
 from projects import CLIPS, Project, load_error
 
+from dagster_metaxy.resources import _extras
+
 DUB = Path(__file__).parent.parent / "media" / "dub.wav"
 
 
@@ -54,6 +56,51 @@ def test_sound(heard: Project) -> None:
     assert loudness["portrait"]["integrated"] == pytest.approx(-25, abs=0.1)
     assert loudness["portrait"]["true_peak"] == pytest.approx(-5.9, abs=0.1)
     assert len(loudness["portrait"]["short_term"]) == 10
+
+
+def test_speech(heard: Project) -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("faster_whisper")
+    (heard.root / "videos/two.mp4").unlink()
+    media_tools.write_wav(heard.root / "videos/tone.wav", media_tools.tone(2))
+    heard.write(
+        "clips/defs.yaml",
+        """
+        type: dagster_metaxy.PartitionedVideoComponent
+        attributes:
+          source: {path: videos, glob: "*"}
+          feature_prefix: clips
+          steps: [speech]
+        """,
+    )
+    assert heard.run_job().success
+    assert heard.counts("clips/speech") == (3, 0, 0, 0)
+    rows = heard.rows("clips/speech").sort("video_id", "segment_index")
+    assert rows["video_id"].to_list() == ["portrait", "portrait", "reading"]
+    assert rows["segment_index"].to_list() == [0, 1, 0]
+    assert rows["start"].to_list() == pytest.approx([0.19, 7.29, 0.25], abs=0.05)
+    # One without speech is done, too.
+    assert heard.run_job().success
+    assert heard.counts("clips/speech") == (0, 0, 0, 0)
+
+
+def test_without_the_extra_of_a_step(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = _extras.find_spec
+    monkeypatch.setattr(
+        _extras, "find_spec", lambda name: None if name == "onnxruntime" else real(name)
+    )
+    project.add_clips(names=("bikes",))
+    project.write(
+        "clips/defs.yaml",
+        """
+        type: dagster_metaxy.PartitionedVideoComponent
+        attributes: {source: videos, feature_prefix: clips, steps: [speech]}
+        """,
+    )
+    told = load_error(project)
+    assert "the step 'speech' needs" in told
+    assert "onnxruntime" in told
+    assert "pip install 'dagster-metaxy[speech]'" in told
 
 
 def test_a_rate_that_mp3_does_not_have(project: Project) -> None:
