@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 import wave
 from pathlib import Path
 
@@ -62,6 +64,76 @@ def test_the_first_of_several_tracks(portrait, dub, tmp_path) -> None:
         both = tools.add_audio(portrait, dubbed, tmp_path / f"{first}.mp4", first=first)
         lengths.append(audio.extract(both, tmp_path / "sound.wav").duration)
     assert lengths == pytest.approx([12.4, 6.1], abs=0.1)
+
+
+def test_any_of_several_tracks(portrait, dub, tmp_path) -> None:
+    dubbed = tools.replace_audio(portrait, dub, tmp_path / "dubbed.mp4")
+    both = tools.add_audio(portrait, dubbed, tmp_path / "both.mp4")
+    lengths = [
+        audio.extract(both, tmp_path / "sound.wav", track=track).duration for track in (0, 1)
+    ]
+    assert lengths == pytest.approx([12.4, 6.1], abs=0.1)
+    with pytest.raises(MediaError, match=r"^no audio track 2: it has 2, the first of which is"):
+        audio.extract(both, tmp_path / "none.wav", track=2)
+    assert not (tmp_path / "none.wav").exists()
+
+
+def ffmpeg(file: Path, channels: int, rate: int, *options: str) -> np.ndarray:
+    """What ffmpeg's command decodes, 16-bit, a column per channel."""
+    if shutil.which("ffmpeg") is None:
+        pytest.skip("ffmpeg is not installed")
+    command = ["ffmpeg", "-v", "error", "-i", str(file), "-map", "0:a:0", *options]
+    command += ["-f", "s16le", "-ar", str(rate), "-"]
+    data = subprocess.run(command, capture_output=True, check=True).stdout
+    return np.frombuffer(data, np.int16).reshape(-1, channels)
+
+
+@pytest.mark.parametrize("format", ["wav", "flac", "mp3"])
+@pytest.mark.parametrize(("channels", "count"), [(1, 1), (2, 2), (None, 6)])
+def test_channels_and_formats(bunny, format, channels, count, tmp_path) -> None:
+    target = tmp_path / f"sound.{format}"
+    settings = {"rate": 48000, "channels": channels, "format": format}
+    if (format, channels) == ("mp3", None):
+        with pytest.raises(MediaError, match=r"^MP3 holds 2 channels, and the sound has 6$"):
+            audio.extract(bunny, target, **settings)
+        return
+    sound = audio.extract(bunny, target, **settings)
+    assert (sound.channels, sound.rate, sound.size) == (count, 48000, target.stat().st_size)
+    written = ffmpeg(target, count, 48000)
+    mix = ["-ac", str(channels)] if channels else []
+    true = ffmpeg(bunny, count, 48000, *mix)
+    assert len(true) == sound.samples
+    if format == "mp3":
+        # The decoder drops the encoder's delay; what it adds at the end is silence.
+        assert len(written) == pytest.approx(len(true), abs=1152)
+        size = min(len(written), len(true))
+        written, true = written[:size], true[:size]
+        assert np.corrcoef(written[:, 0], true[:, 0])[0, 1] > 0.99
+    else:
+        # Of another version of FFmpeg: the last bit may differ.
+        assert np.abs(written.astype(int) - true).max() <= 2
+
+
+def test_channels_without_names(tmp_path) -> None:
+    data = np.stack([tools.tone(0.5, hertz=hertz) for hertz in (300, 500, 700)], axis=1)
+    with wave.open(str(tmp_path / "three.wav"), "wb") as file:
+        file.setnchannels(3)
+        file.setsampwidth(2)
+        file.setframerate(48000)
+        file.writeframes(data.tobytes())
+    for format in ("wav", "flac"):
+        target = tmp_path / f"sound.{format}"
+        sound = audio.extract(
+            tmp_path / "three.wav", target, rate=48000, channels=None, format=format
+        )
+        assert sound.channels == 3
+        assert np.array_equal(ffmpeg(target, 3, 48000), data)
+
+
+def test_sound_that_a_wav_file_cannot_hold(portrait, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(audio, "_WAV_BYTES", 100_000)
+    with pytest.raises(MediaError, match="longer than a WAV file holds"):
+        audio.extract(portrait, tmp_path / "sound.wav")
 
 
 def test_channels_may_change_on_the_way(tmp_path) -> None:

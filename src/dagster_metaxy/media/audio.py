@@ -1,21 +1,29 @@
-"""The sound of a media file, as one channel of plain samples in a WAV file."""
+"""The sound of a media file, in a file of its own."""
 
 from __future__ import annotations
 
 import wave
-from collections.abc import Generator, Iterator
-from contextlib import closing
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-import av.error
+import av
+from av.audio.fifo import AudioFifo
 from av.audio.frame import AudioFrame
-from av.audio.resampler import AudioResampler
 from av.audio.stream import AudioStream
-from av.container import InputContainer
 
-from dagster_metaxy.media._container import Media, open_media, seconds
-from dagster_metaxy.media.errors import MediaError, Words, reading
+from dagster_metaxy.media._container import Media
+from dagster_metaxy.media._sound import packed, resampled
+from dagster_metaxy.media.errors import MediaError
+
+Format = Literal["wav", "flac", "mp3"]
+
+_LAYOUTS = {1: "mono", 2: "stereo", None: None}
+_MOST_CHANNELS = {"mp3": 2, "flac": 8}
+_WAV_BYTES = (1 << 32) - 100
+"""What the 32 bits for the size in a WAV file's header can say, without the header."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,84 +36,96 @@ class Sound:
     """Seconds."""
     rate: int
     """Samples per second."""
+    channels: int
     samples: int
+    """In each channel."""
     size: int
-    """Bytes of the WAV file."""
+    """Bytes of the written file."""
 
 
-def extract(media: Media, target: Path | str, *, rate: int = 16000) -> Sound:
-    """Write the first audio track of the file `media` to `target`.
+def extract(
+    media: Media,
+    target: Path | str,
+    *,
+    rate: int = 16000,
+    channels: Literal[1, 2] | None = 1,
+    format: Format = "wav",
+    track: int = 0,
+) -> Sound:
+    """Write the sound of an audio track of the file `media` to `target`.
 
-    `target` becomes a WAV file of 16-bit samples in one channel, `rate` a second.
+    `rate` is in samples a second. `channels` mixes all channels to one or two; None keeps those the
+    sound begins with. WAV and FLAC have 16-bit samples; MP3 has 128 kbit/s, two channels at most,
+    and the rates 8000, 11025, 12000 and their double and fourfold. `track` counts the audio tracks
+    from 0.
 
-    Raises `MediaError` if there is no audio track, or a part of it can't be decoded; what was
-    written until then stays.
+    Raises `MediaError` if there is no such track, a part of it can't be decoded, or `format` can't
+    hold it; what was written until then stays.
     """
-    with closing(_resampled(media, rate)) as pieces:
+    pieces = resampled(media, format="s16", layout=_LAYOUTS[channels], rate=rate, track=track)
+    with closing(pieces):
         # Not opened before there is sound: a file without any leaves none behind.
-        first = next(pieces, None)
+        start, first = next(pieces, (0.0, None))
         if first is None:
             raise MediaError("no decodable sound")
-        start, data = first
-        with Path(target).open("wb") as raw, wave.open(raw, "wb") as file:
-            file.setnchannels(1)
-            file.setsampwidth(2)
-            file.setframerate(rate)
-            file.writeframesraw(data)
-            samples = len(data) // 2
-            for _, data in pieces:
-                file.writeframesraw(data)
-                samples += len(data) // 2
-    return Sound(start, samples / rate, rate, samples, Path(target).stat().st_size)
+        count = first.layout.nb_channels
+        if count > _MOST_CHANNELS.get(format, count):
+            raise MediaError(
+                f"{format.upper()} holds {_MOST_CHANNELS[format]} channels, and the sound has {count}"
+            )
+        writer = _wav if format == "wav" else _encoder
+        samples = 0
+        with writer(Path(target), format, first) as write:
+            for frame in _with(first, pieces):
+                write(frame)
+                samples += frame.samples
+    return Sound(start, samples / rate, rate, count, samples, Path(target).stat().st_size)
 
 
-def _resampled(media: Media, rate: int) -> Generator[tuple[float, bytes]]:
-    """16-bit samples in one channel, piece by piece, with the time at which the sound begins."""
-    with reading() as words, open_media(media) as container:
-        stream = next(iter(container.streams.audio), None)
-        if stream is None:
-            raise MediaError("no audio stream")
-        begin = (container.start_time or 0) / 1_000_000
-        start: float | None = None
-        shape: tuple[str, str, int] | None = None
-        resampler = AudioResampler("s16", "mono", rate)
-        for frame in _decode(container, stream, words):
-            if start is None:
-                start = max(0.0, (frame.time or 0.0) - begin)
-            if shape != (now := (frame.format.name, frame.layout.name, frame.sample_rate)):
-                # Broadcasts change from stereo to 5.1 and back; a resampler can't.
-                if shape is not None:
-                    yield from ((start, _bytes(piece)) for piece in resampler.resample(None))
-                    resampler = AudioResampler("s16", "mono", rate)
-                shape = now
-            yield from ((start, _bytes(piece)) for piece in resampler.resample(frame))
-        if start is not None:
-            yield from ((start, _bytes(piece)) for piece in resampler.resample(None))
+def _with(first: AudioFrame, pieces: Generator[tuple[float, AudioFrame]]) -> Iterator[AudioFrame]:
+    yield first
+    for _, frame in pieces:
+        yield frame
 
 
-def _decode(container: InputContainer, stream: AudioStream, words: Words) -> Iterator[AudioFrame]:
-    stream.codec_context.thread_count = 1
-    time = 0.0
-    decoded = False
-    failed: MediaError | None = None
-    for packet in container.demux(stream):
-        if packet.pts is not None:
-            time = seconds(stream, packet.pts - (stream.start_time or 0))
-        try:
-            frames = packet.decode()
-        except av.error.FFmpegError as error:
-            sentence = f"sound at {time:.2f} s can't be decoded: {error.strerror}"
-            failed = MediaError(words.after(sentence)) if decoded else None
-            continue
-        for frame in frames:
-            # Between good frames it is damage. At either end it is none: recordings begin in
-            # the middle of something, and MP3 files end in tags that look like packets.
-            if failed is not None:
-                raise failed
-            decoded = True
-            yield frame
+@contextmanager
+def _wav(target: Path, _: str, like: AudioFrame) -> Iterator[Callable[[AudioFrame], None]]:
+    with target.open("wb") as raw, wave.open(raw, "wb") as file:
+        file.setnchannels(like.layout.nb_channels)
+        file.setsampwidth(2)
+        file.setframerate(like.sample_rate)
+
+        def write(frame: AudioFrame) -> None:
+            file.writeframesraw(packed(frame))
+            if raw.tell() > _WAV_BYTES:
+                hours = raw.tell() / (2 * like.layout.nb_channels * like.sample_rate) / 3600
+                raise MediaError(f"the sound is longer than a WAV file holds ({hours:.1f} h)")
+
+        yield write
 
 
-def _bytes(frame: AudioFrame) -> bytes:
-    # The plane may be longer than its samples.
-    return bytes(frame.planes[0])[: 2 * frame.samples]
+@contextmanager
+def _encoder(target: Path, format: str, like: AudioFrame) -> Iterator[Callable[[AudioFrame], None]]:
+    with target.open("wb") as raw, av.open(raw, "w", format=format) as file:
+        codec = "libmp3lame" if format == "mp3" else format
+        stream: AudioStream = file.add_stream(codec, rate=like.sample_rate, layout=like.layout.name)
+        stream.codec_context.thread_count = 1
+        if format == "mp3":
+            stream.bit_rate = 128_000
+        else:
+            stream.codec_context.format = "s16"
+        stream.codec_context.open()
+        size = stream.codec_context.frame_size
+        fifo = AudioFifo()
+
+        def write(frame: AudioFrame | None) -> None:
+            if frame is not None:
+                frame.pts = None  # samples follow each other, whatever the file said
+                fifo.write(frame)
+            last = frame is None
+            while (part := fifo.read(size, partial=last)) is not None:
+                file.mux(stream.encode(part))
+
+        yield write
+        write(None)
+        file.mux(stream.encode(None))

@@ -13,10 +13,14 @@ from pydantic import Field
 from dagster_metaxy.components.partitioned_video.steps._step import Step
 from dagster_metaxy.components.partitioned_video.steps.audio import AudioStep
 from dagster_metaxy.components.partitioned_video.steps.frames import FramesStep
+from dagster_metaxy.components.partitioned_video.steps.loudness import LoudnessStep
+from dagster_metaxy.components.partitioned_video.steps.speech import SpeechStep
 
 _ALL: tuple[type[Step], ...] = (
     FramesStep,
     AudioStep,
+    LoudnessStep,
+    SpeechStep,
 )
 
 STEPS: Mapping[str, type[Step]] = {
