@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from dagster_metaxy import locations
 from dagster_metaxy.components.partitioned_video.steps._step import Step
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 class PictureStep(Step):
     """A step that is a viewer of the video, and rows of what it has seen."""
+
+    writes_files: ClassVar[bool] = True
+    """Whether the viewer writes files; otherwise its directory is none that it may use."""
 
     @abstractmethod
     def viewer(self, directory: Path) -> Callable[[], Viewer[Any]]:
@@ -46,6 +49,7 @@ class PictureStep(Step):
         """Looks at a video, and gives its row, or rows."""
         from dagster_metaxy.media.decoding import look
 
-        seen = partial(look, viewer=self.viewer(context.artifacts))
+        directory = context.artifacts if self.writes_files else Path()
+        seen = partial(look, viewer=self.viewer(directory))
         result, _ = locations.read(sample["path"], seen, self._cache)
-        return self.rows(sample, result, context.artifacts)
+        return self.rows(sample, result, directory)
