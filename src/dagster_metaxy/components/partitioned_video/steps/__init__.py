@@ -13,10 +13,14 @@ from pydantic import Field
 from dagster_metaxy.components.partitioned_video.steps._step import Step
 from dagster_metaxy.components.partitioned_video.steps.audio import AudioStep
 from dagster_metaxy.components.partitioned_video.steps.frames import FramesStep
+from dagster_metaxy.components.partitioned_video.steps.quality import QualityStep
+from dagster_metaxy.components.partitioned_video.steps.scenes import ScenesStep
 
 _ALL: tuple[type[Step], ...] = (
     FramesStep,
     AudioStep,
+    QualityStep,
+    ScenesStep,
 )
 
 STEPS: Mapping[str, type[Step]] = {
