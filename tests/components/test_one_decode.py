@@ -12,7 +12,9 @@ from projects import Project
 from dagster_metaxy.media import decoding
 from dagster_metaxy.media.frames import FrameTaker
 
-KEYS = ("clips/frames", "clips/small", "clips/sparse")
+FRAMES = ("clips/frames", "clips/small", "clips/sparse")
+KEYS = (*FRAMES, "clips/quality", "clips/scenes")
+ALL = len(KEYS)
 NAMES = ("bikes", "portrait")
 VIDEOS = len(NAMES)
 
@@ -33,6 +35,8 @@ def pictures(project: Project) -> Project:
             - {type: frames, max_size: 160}
             - {type: frames, name: small, every_seconds: 0.5, max_size: 64}
             - {type: frames, name: sparse, every_seconds: 4, max_size: 64}
+            - quality
+            - scenes
         """,
     )
     return project
@@ -54,15 +58,13 @@ def decodes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def content(project: Project, key: str) -> list[Any]:
     """The rows of a feature with their versions, and its files' bytes."""
-    rows = project.rows(key).sort("video_id", "frame_index").to_dicts()
+    rows = project.rows(key)
+    same = [c for c in rows.columns if c in ("metaxy_provenance", "metaxy_data_version")]
+    same += [c for c in rows.columns if not c.startswith("metaxy_") and c != "path"]
+    ids = [c for c in rows.columns if c in ("video_id", "frame_index", "scene_index")]
     return [
-        (
-            *(row[c] for c in ("video_id", "frame_index", "time", "width", "height")),
-            row["metaxy_provenance"],
-            row["metaxy_data_version"],
-            Path(row["path"]).read_bytes(),
-        )
-        for row in rows
+        [*(row[c] for c in same), Path(row["path"]).read_bytes() if "path" in row else b""]
+        for row in rows.sort(ids).to_dicts()
     ]
 
 
@@ -73,22 +75,22 @@ def handed(project: Project) -> list[Path]:
 
 def test_together_they_give_what_each_gives_alone(pictures: Project, decodes: list[int]) -> None:
     assert pictures.run_job().success
-    assert decodes == [3] * VIDEOS
+    assert decodes == [ALL] * VIDEOS
     together = {key: content(pictures, key) for key in KEYS}
-    assert [pictures.counts(key) for key in KEYS] == [(VIDEOS, 0, 0, 0)] * 3
+    assert [pictures.counts(key) for key in KEYS] == [(VIDEOS, 0, 0, 0)] * ALL
     assert not handed(pictures)
     files = [*pictures.root.glob("data/artifacts/clips__*/*/*/*.jpg")]
-    assert len(files) == sum(len(rows) for rows in together.values())
-    # What is spent on one decode is told of all three.
+    assert len(files) == sum(len(together[key]) for key in FRAMES)
+    # What is spent on one decode is told of all.
     spent = [pictures.metadata(key)["compute seconds"] for key in KEYS]
-    assert min(spent) > max(spent) / 3
+    assert min(spent) > max(spent) / ALL
 
     decodes.clear()
     for key in KEYS:
         op = f"update_{key.replace('/', '__')}"
         only = {"ops": {op: {"config": {"force": True}}}}
         assert pictures.run_job(run_config=only, op_selection=[op]).success
-    assert decodes == [1] * VIDEOS * 3
+    assert decodes == [1] * VIDEOS * ALL
     assert {key: content(pictures, key) for key in KEYS} == together
 
 
@@ -104,7 +106,7 @@ def test_only_what_is_stale_is_computed_together(pictures: Project, decodes: lis
         pictures.root / "videos/portrait.mp4", pictures.root / "videos/bikes.mp4", audio=False
     )
     pictures.run_job()
-    assert decodes == [3]
+    assert decodes == [ALL]
     decodes.clear()
     pictures.run_job()
     assert decodes == []
@@ -115,7 +117,7 @@ def test_config_of_each_op_counts(pictures: Project, decodes: list[int], limit: 
     config = {"limit": limit} if limit else {"only": ["bikes"]}
     run_config = {"ops": {"update_clips__small": {"config": config}}}
     assert pictures.run_job(run_config=run_config).success
-    assert sorted(decodes) == [2] * (VIDEOS - 1) + [3]
+    assert sorted(decodes) == [ALL - 1] * (VIDEOS - 1) + [ALL]
     assert pictures.counts("clips/small") == (1, 0, 0, 0)
 
 
@@ -141,12 +143,12 @@ def test_what_a_dead_run_has_computed_for_others_is_not_lost(
         patch.setattr(decoding, "look_together", dies)
         with pytest.raises(BaseException):  # noqa: B017, PT011 - as Dagster raises it
             pictures.run_job()
-    assert decodes == [3]
-    assert len([p for p in handed(pictures) if p.suffix == ".json"]) == 2
+    assert decodes == [ALL]
+    assert len([p for p in handed(pictures) if p.suffix == ".json"]) == ALL - 1
     decodes.clear()
     assert pictures.run_job().success
-    assert decodes == [3]
-    assert [pictures.counts(key) for key in KEYS[1:]] == [(VIDEOS, 0, 0, 0)] * 2
+    assert decodes == [ALL]
+    assert [pictures.counts(key) for key in KEYS[1:]] == [(VIDEOS, 0, 0, 0)] * (ALL - 1)
 
 
 def test_one_that_fails_fails_alone(
@@ -166,7 +168,7 @@ def test_one_that_fails_fails_alone(
     for key in ("clips/frames", "clips/sparse"):
         assert pictures.counts(key) == (VIDEOS, 0, 0, 0)
     # It was tried again by itself, and said what was wrong.
-    assert decodes == [3] * VIDEOS + [1]
+    assert decodes == [ALL] * VIDEOS + [1]
     assert not handed(pictures)
 
 
@@ -175,7 +177,7 @@ def test_damage_is_met_by_those_who_look_there(pictures: Project, decodes: list[
     media_tools.damage(bad, bad, 0.7)
     pictures.run_job(raise_on_error=False)
     failed = {key: pictures.counts(key)[3] for key in KEYS}
-    assert failed == dict(zip(KEYS, (1, 1, 0), strict=True))
+    assert failed == dict(zip(KEYS, (1, 1, 0, 1, 1), strict=True))
     alone = {}
     for key in KEYS:
         op = f"update_{key.replace('/', '__')}"
@@ -189,8 +191,8 @@ def test_processes_hand_over_too(pictures: Project) -> None:
     yaml = pictures.sandbox.defs_folder_path / "clips/defs.yaml"
     yaml.write_text(yaml.read_text().replace("source:", "time_limit: 60\n  source:"))
     assert pictures.run_job().success
-    assert [pictures.counts(key) for key in KEYS] == [(VIDEOS, 0, 0, 0)] * 3
-    # Of three that are computed together, two take what the first has made.
+    assert [pictures.counts(key) for key in KEYS] == [(VIDEOS, 0, 0, 0)] * ALL
+    # The others take what the first has made.
     spent = [pictures.metadata(key)["compute seconds"] for key in KEYS]
-    assert min(spent) > max(spent) / 3
+    assert min(spent) > max(spent) / ALL
     assert not handed(pictures)

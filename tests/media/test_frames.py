@@ -187,3 +187,56 @@ def test_phone_clip(phone, tmp_path) -> None:
     assert len(found) == 13
     for frame in found:
         assert difference(tools.jpeg(tmp_path / frame.file), shown(pictures, frame.time)) < 4
+
+
+@pytest.mark.parametrize(
+    ("clip", "sampling", "numbers", "times"),
+    [
+        ("bunny", {"every_nth": 50}, [0, 50, 100], [0.0, 2.0, 4.0]),
+        ("bunny", {"count": 4}, [16, 49, 82, 115], [0.66, 1.98, 3.3, 4.62]),
+        ("portrait", {"keyframes": True}, range(0, 301, 50), [0.0, 2, 4, 6, 8, 10, 12]),
+        # Times of its own: i * i / 200.
+        ("vfr", {"every_nth": 13}, [0, 13, 26, 39], [0.0, 0.845, 3.38, 7.605]),
+        ("slides", {"count": 3}, [0, 1, 2], [5.0, 15.0, 25.0]),
+    ],
+)
+def test_ways_of_sampling(clip, sampling, numbers, times, request, made, tmp_path) -> None:
+    path = request.getfixturevalue(clip) if clip in ("portrait", "bunny") else made(clip)
+    found = frames.extract(path, tmp_path, **sampling, quality=95)
+    assert [f.index for f in found] == list(range(len(numbers)))
+    assert [f.time for f in found] == pytest.approx(times, abs=0.04 if clip == "slides" else 1e-3)
+    pictures = tools.decoded(path)
+    for frame, number in zip(found, numbers, strict=True):
+        pixels = tools.jpeg(tmp_path / frame.file)
+        near = range(max(0, number - 2), min(len(pictures), number + 3))
+        differences = {i: difference(pixels, pictures[i][1]) for i in near}
+        assert differences[number] == min(differences.values()) < 4
+
+
+def test_as_many_as_were_asked_for_whatever_the_video_has(tmp_path) -> None:
+    clip = tools.clip(tmp_path / "short.mp4", frames=2)
+    found = frames.extract(clip, tmp_path, count=5)
+    assert [f.time for f in found] == pytest.approx([0.008, 0.024, 0.04, 0.056, 0.072])
+    # A header that lies about the end.
+    long = tools.declare(tools.remux(clip, tmp_path / "long.mkv"), 60.0)
+    assert len(frames.extract(long, tmp_path, count=5)) == 5
+
+
+@pytest.mark.parametrize(
+    ("format", "magic"), [("png", b"\x89PNG"), ("webp", b"RIFF"), ("jpeg", b"\xff\xd8\xff")]
+)
+def test_formats(format, magic, bunny, tmp_path) -> None:
+    (frame,) = frames.extract(bunny, tmp_path, count=1, format=format, quality=95, max_size=640)
+    file = tmp_path / frame.file
+    assert file.suffix == {"jpeg": ".jpg"}.get(format, f".{format}")
+    assert file.read_bytes().startswith(magic)
+    assert tools.jpeg(file).shape == (360, 640, 3)
+    (frames_poor,) = frames.extract(
+        bunny, tmp_path, count=1, format=format, quality=20, max_size=640
+    )
+    assert (frames_poor.size == frame.size) == (format == "png")
+
+
+def test_one_way_of_sampling(bunny, tmp_path) -> None:
+    with pytest.raises(ValueError, match="give one of every_seconds, every_nth"):
+        frames.extract(bunny, tmp_path, every_nth=2, keyframes=True)

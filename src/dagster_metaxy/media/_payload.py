@@ -7,7 +7,6 @@ from struct import Struct
 
 from xxhash import xxh3_128, xxh3_128_hexdigest
 
-
 _BIG_ENDIAN = Struct(">I").unpack_from
 
 

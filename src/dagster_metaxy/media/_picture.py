@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 from av.video.frame import VideoFrame
+from av.video.reformatter import ColorRange
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -24,6 +25,12 @@ class Picture:
         self._pixel_aspect = pixel_aspect
         self._made: dict[tuple[int | None, int | None, str], Pixels] = {}
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Width and height in square pixels, upright."""
+        width, height = round(self._frame.width * self._pixel_aspect), self._frame.height
+        return (height, width) if self._frame.rotation % 180 else (width, height)
+
     def rgb(self, max_size: int | None = None) -> Pixels:
         """Height x width x 3, upright, with square pixels, and no edge longer than `max_size`; smaller
         ones are not enlarged."""
@@ -35,13 +42,15 @@ class Picture:
         )
 
     def gray(self, width: int, height: int) -> Pixels:
-        """Height x width, of brightness, upright, scaled to this size whatever its shape; fast."""
+        """Height x width, of brightness (0 black, 255 white), upright, scaled to this size whatever its
+        shape, and whatever size it comes from: each pixel is the mean of those it stands for."""
         if self._frame.rotation % 180:
             width, height = height, width
-        return self._form(width, height, "gray", "FAST_BILINEAR")
+        return self._form(width, height, "gray", "AREA")
 
     def yuv(self, width: int, height: int) -> Pixels:
-        """3 x height x width, as stored, scaled to this size whatever its shape; fast."""
+        """3 x height x width, brightness from 0 (black) to 255 (white), not turned upright, scaled to this
+        size whatever its shape; fast."""
         return self._form(width, height, "yuv444p", "FAST_BILINEAR", upright=False)
 
     def _form(
@@ -52,7 +61,11 @@ class Picture:
             # swscale with area averaging: PyAV's own `to_image` takes ten times as long.
             made = np.asarray(
                 self._frame.reformat(
-                    width=width, height=height, format=kind, interpolation=interpolation
+                    width=width,
+                    height=height,
+                    format=kind,
+                    interpolation=interpolation,
+                    dst_color_range=ColorRange.JPEG,
                 ).to_ndarray(),
                 np.uint8,
             )

@@ -67,6 +67,12 @@ class Video:
     """The seconds of the picture; they may have to be counted."""
 
 
+def midpoints(video: Video, count: int) -> Times:
+    """The middles of `count` parts of equal length of a video, wherever it ends."""
+    duration = video.measure()
+    return Times([(i + 0.5) * duration / count for i in range(count)], past_end=True)
+
+
 R = TypeVar("R")
 
 

@@ -1,17 +1,22 @@
-"""Frames of a video as upright JPEG files."""
+"""Frames of a video as upright image files."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from itertools import count
+from itertools import count as counting
 from pathlib import Path
+from typing import Any, Literal
 
 from PIL import Image
 
 from dagster_metaxy.media._container import Media
 from dagster_metaxy.media._picture import Picture
-from dagster_metaxy.media.decoding import Times, Video, Viewer, look
+from dagster_metaxy.media.decoding import Times, Video, Viewer, Which, look, midpoints
+
+Format = Literal["jpeg", "png", "webp"]
+
+_ENDINGS = {"jpeg": "jpg", "png": "png", "webp": "webp"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,69 +24,97 @@ class Frame:
     """One extracted frame."""
 
     index: int
-    """Place on the sampling grid, from 0."""
+    """Among those taken, from 0."""
     time: float
-    """Seconds from the start of the picture stream: `index` x `every_seconds`."""
+    """Seconds from the start of the picture stream: for which it was taken, on a grid of times, else
+    its own."""
     file: str
     """Name inside the directory."""
     width: int
-    """Pixels of the JPEG."""
+    """Pixels of the file."""
     height: int
     size: int
-    """Bytes of the JPEG."""
+    """Bytes of the file."""
 
 
-def extract(
-    media: Media,
-    directory: Path | str,
-    *,
-    every_seconds: float = 1.0,
-    max_size: int | None = None,
-    quality: int = 85,
-) -> list[Frame]:
-    """Write what the video `media` shows every `every_seconds`.
-
-    Takes the frames on screen at 0, `every_seconds`, 2 x `every_seconds`, ... until the last one
-    ends: a video of 5.3 s gives six at one a second. They are turned upright, and scaled down
-    until the longer edge has at most `max_size` pixels. `quality` is JPEG's, 1 to 95.
-    `directory` must exist; the files in it are `frame_000000.jpg`, `frame_000001.jpg`, ...
+def extract(media: Media, directory: Path | str, **options: Any) -> list[Frame]:
+    """Write frames of the video `media` to a directory; for the options, see `FrameTaker`.
 
     Raises `MediaError` if there is no picture, or a part of it can't be decoded; files written
     until then stay.
     """
-    taker = partial(
-        FrameTaker, directory, every_seconds=every_seconds, max_size=max_size, quality=quality
-    )
-    return look(media, taker)
+    return look(media, partial(FrameTaker, directory, **options))
 
 
 class FrameTaker(Viewer[list[Frame]]):
-    """Writes frames to a directory; see `extract`."""
+    """Writes frames to a directory, which must exist, as `frame_000000.jpg`, `frame_000001.jpg`, ...
+
+    They are turned upright, and scaled down until the longer edge has at most `max_size` pixels.
+    At most one of these says which frames; without any, it is one a second:
+
+    Args:
+        directory: Where the files go.
+        every_seconds: What is on screen at 0, `every_seconds`, 2 x `every_seconds`, ... until the
+            last frame ends: a video of 5.3 s gives six at one a second.
+        every_nth: The frames number 0, n, 2 x n, ...
+        count: What is on screen in the middle of each of `count` parts of equal length; a video of
+            fewer frames gives some of them several times.
+        keyframes: Those that are coded without any other.
+        max_size: Pixels; None keeps the size.
+        format: Of the files.
+        quality: Of JPEG and WebP, 1 to 95.
+
+    Raises:
+        ValueError: Several say which frames, or one is not above 0.
+    """
 
     def __init__(
         self,
         directory: Path | str,
         *,
-        every_seconds: float = 1.0,
+        every_seconds: float | None = None,
+        every_nth: int | None = None,
+        count: int | None = None,
+        keyframes: bool = False,
         max_size: int | None = None,
+        format: Format = "jpeg",
         quality: int = 85,
     ) -> None:
-        if every_seconds <= 0:
-            raise ValueError(f"every_seconds must be above 0, not {every_seconds}")
+        given = {"every_seconds": every_seconds, "every_nth": every_nth, "count": count}
+        for name, value in given.items():
+            if value is not None and value <= 0:
+                raise ValueError(f"{name} must be above 0, not {value}")
+        if keyframes + sum(value is not None for value in given.values()) > 1:
+            raise ValueError("give one of every_seconds, every_nth, count and keyframes")
         self._directory = directory
-        self._every = every_seconds
+        self._every = every_seconds or 1.0
+        self._nth = every_nth
+        self._count = count
+        self._keyframes = keyframes
         self._max_size = max_size
+        self._format = format
         self._quality = quality
+        self._seen = 0
         self._frames: list[Frame] = []
 
-    def wants(self, video: Video) -> Times:
-        return Times(index * self._every for index in count())
+    def wants(self, video: Video) -> Which | Times:
+        if self._keyframes:
+            return Which.KEYFRAMES
+        if self._nth:
+            return Which.EVERY
+        if self._count:
+            return midpoints(video, self._count)
+        return Times(index * self._every for index in counting())
 
     def see(self, picture: Picture, time: float) -> None:
+        self._seen += 1
+        if self._nth and (self._seen - 1) % self._nth:
+            return
         index = len(self._frames)
         image = Image.fromarray(picture.rgb(self._max_size))
-        file = Path(self._directory, f"frame_{index:06d}.jpg")
-        image.save(file, "JPEG", quality=self._quality)
+        file = Path(self._directory, f"frame_{index:06d}.{_ENDINGS[self._format]}")
+        options = {} if self._format == "png" else {"quality": self._quality}
+        image.save(file, self._format, **options)
         size = file.stat().st_size
         self._frames.append(
             Frame(index, round(time, 6), file.name, image.width, image.height, size)

@@ -24,7 +24,7 @@ from dagster_metaxy.components.partitioned_video.sources import (
     CacheModel,
 )
 from dagster_metaxy.components.partitioned_video.steps import STEPS, AnyStep
-from dagster_metaxy.components.partitioned_video.steps._step import PictureStep, look_together
+from dagster_metaxy.components.partitioned_video.steps._picture import PictureStep, look_together
 from dagster_metaxy.declare.partitions import (
     VIDEO_PARTITIONS_SCHEMA,
     VideoPartitions,

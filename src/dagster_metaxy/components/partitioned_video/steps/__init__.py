@@ -14,6 +14,8 @@ from dagster_metaxy.components.partitioned_video.steps._step import Step
 from dagster_metaxy.components.partitioned_video.steps.audio import AudioStep
 from dagster_metaxy.components.partitioned_video.steps.frames import FramesStep
 from dagster_metaxy.components.partitioned_video.steps.loudness import LoudnessStep
+from dagster_metaxy.components.partitioned_video.steps.quality import QualityStep
+from dagster_metaxy.components.partitioned_video.steps.scenes import ScenesStep
 from dagster_metaxy.components.partitioned_video.steps.speech import SpeechStep
 
 _ALL: tuple[type[Step], ...] = (
@@ -21,6 +23,8 @@ _ALL: tuple[type[Step], ...] = (
     AudioStep,
     LoudnessStep,
     SpeechStep,
+    QualityStep,
+    ScenesStep,
 )
 
 STEPS: Mapping[str, type[Step]] = {

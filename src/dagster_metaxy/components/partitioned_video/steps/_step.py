@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator
 from typing_extensions import Self
@@ -15,9 +14,6 @@ from dagster_metaxy.declare.feature import Feature
 from dagster_metaxy.increment.compute import ComputeContext
 from dagster_metaxy.increment.selection import Sample
 from dagster_metaxy.resources._extras import require
-
-if TYPE_CHECKING:
-    from dagster_metaxy.media.decoding import Viewer
 
 Stream = Literal["video", "audio"]
 
@@ -94,55 +90,6 @@ class Step(BaseModel):
         self, sample: Sample, context: ComputeContext
     ) -> Mapping[str, Any] | Iterable[Mapping[str, Any]]:
         """The row, or rows, of a sample."""
-
-
-class PictureStep(Step):
-    """A step that looks at the frames of a video; several of them decode it once."""
-
-    modules = ("av", "PIL", "numpy")
-
-    @abstractmethod
-    def viewer(self, context: ComputeContext) -> Callable[[], Viewer[Any]]:
-        """Makes what looks at the frames of one video."""
-
-    @abstractmethod
-    def rows(
-        self, result: Any, context: ComputeContext
-    ) -> Mapping[str, Any] | Iterable[Mapping[str, Any]]:
-        """The row, or rows, of what the viewer has found: of numbers, text, lists, and paths."""
-
-    def compute(
-        self, sample: Sample, context: ComputeContext
-    ) -> Mapping[str, Any] | Iterable[Mapping[str, Any]]:
-        """Looks at a video."""
-        (returned,) = look_together(sample, [(self.compute, context)])
-        if isinstance(returned, Exception):
-            raise returned
-        return returned
-
-
-def look_together(
-    sample: Sample, calls: Sequence[tuple[Callable[..., Any], ComputeContext]]
-) -> list[Any]:
-    """Have several picture steps look at a video, which is decoded once.
-
-    Args:
-        sample: The video.
-        calls: The steps, by their `compute`, each with its context.
-    """
-    from dagster_metaxy.media import decoding
-
-    steps: list[tuple[PictureStep, ComputeContext]] = [
-        (compute.__self__, context)  # type: ignore[attr-defined]
-        for compute, context in calls
-    ]
-    viewers = [step.viewer(context) for step, context in steps]
-    look = partial(decoding.look_together, viewers=viewers)
-    found, _ = locations.read(sample["path"], look, steps[0][0]._cache)
-    return [
-        result if isinstance(result, Exception) else step.rows(result, context)
-        for result, (step, context) in zip(found, steps, strict=True)
-    ]
 
 
 def of_videos(prefix: str, *streams: Stream, **more: Any) -> dict[str, Any]:
