@@ -9,11 +9,13 @@ import sys
 import traceback
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import dagster as dg
 import pytest
 from click.testing import CliRunner
 from dagster_dg_cli.cli import create_dg_cli
+from objects import KEY_ID, Proxy, environment
 from projects import Project
 
 import dagster_metaxy.resources._extras as extras
@@ -446,9 +448,9 @@ def test_errors_of_a_run_tell_no_secret(
     assert SECRET not in text
 
 
-def test_no_secret_leaves_the_run(tmp_path: Path) -> None:
+def test_no_secret_leaves_the_run(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """Neither what `dg` prints nor any file of Dagster's holds a secret, whether the run succeeds or
-    fails."""
+    fails; nor where a server refuses a password or a key, and repeats it in its answer."""
     package = tmp_path / "src/demo"
     (package / "defs/resources").mkdir(parents=True)
     (package / "__init__.py").touch()
@@ -484,12 +486,20 @@ attributes:
       type: dagster_metaxy.resources.JsonIOManager
       base_path: {tmp_path}/data
       storage_options: {{key: "{{{{ env.PASSWORD }}}}"}}
+    refused:
+      type: dagster_metaxy.resources.ApiResource
+      base_url: "{{{{ env.AWS_ENDPOINT_URL }}}}"
+      api_key: "{{{{ env.AWS_ACCESS_KEY_ID }}}}"
+    postgres:
+      type: dagster_metaxy.resources.DatabaseResource
+      url: "{{{{ env.POSTGRES }}}}"
 """
     )
     (package / "defs/assets.py").write_text(
         """\
 import dagster as dg
 
+from dagster_metaxy.locations import status
 from dagster_metaxy.resources import ApiError, ApiResource, DatabaseResource
 
 
@@ -504,10 +514,23 @@ def good(context, database: DatabaseResource, api: ApiResource):
 
 
 @dg.asset
-def bad(away: DatabaseResource):
+def bad(context, away: DatabaseResource, refused: ApiResource, postgres: DatabaseResource):
+    for ask in (
+        lambda: refused.get("x"),
+        lambda: postgres.query("select 1"),
+        lambda: status("s3://nobodys/x.mp4"),
+    ):
+        try:
+            ask()
+        except Exception as error:
+            context.log.warning(f"refused: {error} {error!r} {error.__cause__!r}")
     away.query("select 1")
 """
     )
+    refusing = Proxy("http://127.0.0.1:9")
+    request.addfinalizer(refusing.close)
+    refusing.fault = lambda method, path: 403
+    postgres = urlsplit(os.environ.get("DAGSTER_METAXY_TEST_POSTGRES", "//127.0.0.1:9"))
     home = tmp_path / "home"
     home.mkdir()
     (home / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
@@ -518,7 +541,9 @@ def bad(away: DatabaseResource):
         "PASSWORD": SECRET,
         "DB": f"sqlite:///{tmp_path}/x.db?timeout=5&cached_statements=128",
         "CLOSED_PORT": "9",
+        "POSTGRES": f"postgresql+psycopg://me:{SECRET}@127.0.0.1:{postgres.port}/postgres",
         "COLUMNS": "300",
+        **environment(refusing.endpoint, KEY_ID, SECRET),
     }
     dg_command = [Path(sys.executable).parent / "dg"]
 
@@ -537,9 +562,13 @@ def bad(away: DatabaseResource):
     assert good[0] == 0, good[1]
     assert bad[0] != 0
     assert "postgresql+psycopg://me:***@127.0.0.1:9/media cannot be reached" in bad[1]
+    assert bad[1].count("refused: ") == 3
+    assert len(refusing.requests) == 2
     for _, text in (listed, good, bad):
         assert SECRET not in text
+        assert KEY_ID not in text
         assert "in-the-query" not in text
     files = [path for path in home.rglob("*") if path.is_file()]
     assert any(path.suffix == ".db" for path in files)
-    assert [p for p in files if SECRET.encode() in p.read_bytes()] == []
+    for secret in (SECRET, KEY_ID):
+        assert [p for p in files if secret.encode() in p.read_bytes()] == []
