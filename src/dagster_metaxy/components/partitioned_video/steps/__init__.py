@@ -15,12 +15,14 @@ from dagster_metaxy.components.partitioned_video.steps.audio import AudioStep
 from dagster_metaxy.components.partitioned_video.steps.frames import FramesStep
 from dagster_metaxy.components.partitioned_video.steps.loudness import LoudnessStep
 from dagster_metaxy.components.partitioned_video.steps.speech import SpeechStep
+from dagster_metaxy.components.partitioned_video.steps.transcript import TranscriptStep
 
 _ALL: tuple[type[Step], ...] = (
     FramesStep,
     AudioStep,
     LoudnessStep,
     SpeechStep,
+    TranscriptStep,
 )
 
 STEPS: Mapping[str, type[Step]] = {
