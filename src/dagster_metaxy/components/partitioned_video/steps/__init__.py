@@ -17,6 +17,7 @@ from dagster_metaxy.components.partitioned_video.steps.loudness import LoudnessS
 from dagster_metaxy.components.partitioned_video.steps.quality import QualityStep
 from dagster_metaxy.components.partitioned_video.steps.scenes import ScenesStep
 from dagster_metaxy.components.partitioned_video.steps.speech import SpeechStep
+from dagster_metaxy.components.partitioned_video.steps.transcript import TranscriptStep
 
 _ALL: tuple[type[Step], ...] = (
     FramesStep,
@@ -25,6 +26,7 @@ _ALL: tuple[type[Step], ...] = (
     SpeechStep,
     QualityStep,
     ScenesStep,
+    TranscriptStep,
 )
 
 STEPS: Mapping[str, type[Step]] = {
