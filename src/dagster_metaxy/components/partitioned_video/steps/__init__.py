@@ -12,15 +12,19 @@ from pydantic import Field
 
 from dagster_metaxy.components.partitioned_video.steps._step import Step
 from dagster_metaxy.components.partitioned_video.steps.audio import AudioStep
+from dagster_metaxy.components.partitioned_video.steps.contact_sheet import ContactSheetStep
 from dagster_metaxy.components.partitioned_video.steps.frames import FramesStep
 from dagster_metaxy.components.partitioned_video.steps.quality import QualityStep
 from dagster_metaxy.components.partitioned_video.steps.scenes import ScenesStep
+from dagster_metaxy.components.partitioned_video.steps.thumbnail import ThumbnailStep
 
 _ALL: tuple[type[Step], ...] = (
     FramesStep,
     AudioStep,
     QualityStep,
     ScenesStep,
+    ThumbnailStep,
+    ContactSheetStep,
 )
 
 STEPS: Mapping[str, type[Step]] = {
