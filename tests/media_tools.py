@@ -248,6 +248,33 @@ def clip(
     return Path(target)
 
 
+def encoded_again(
+    source: Location,
+    target: Location,
+    width: int,
+    height: int,
+    *,
+    skip: float = 0.0,
+    video: str = "libx264",
+    options: dict[str, str] | None = None,
+) -> Path:
+    """Encode the picture of `source` at another size, at 25 a second, without its first `skip` seconds."""
+    with av.open(str(source)) as old, av.open(str(target), "w") as new:
+        stream = new.add_stream(
+            video, rate=25, options=options or {"preset": "veryfast", "crf": "32"}
+        )
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.codec_context.thread_count = 1
+        for frame in old.decode(video=0):
+            if (frame.time or 0) < skip:
+                continue
+            scaled = frame.reformat(width=width, height=height, format="yuv420p")
+            scaled.pts = None
+            new.mux(stream.encode(scaled))
+        new.mux(stream.encode())
+    return Path(target)
+
+
 def decoded(location: Location) -> list[tuple[float, np.ndarray]]:
     """Every picture as stored, with its time in seconds after the first."""
     with av.open(str(location)) as file:

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
+import media_tools
+import numpy as np
 import pytest
+from media_tools import encoded_again
+from PIL import Image
 from projects import Project, load_error
 
 YAML = """
@@ -35,3 +42,72 @@ def test_parameters_that_do_not_go_together(project: Project, step: str, sentenc
     error = load_error(project)
     assert "defs.yaml:6:7: steps.0: " in error
     assert sentence in error
+
+
+def test_all_of_them(project: Project) -> None:
+    folder = project.add_clips(names=("bikes",))
+    media_tools.clip(
+        folder / "black.mp4", frames=30, draw=lambda i, w, h: np.zeros((h, w, 3), "u1")
+    )
+    encoded_again(folder / "bikes.mp4", folder / "copy.mp4", 320, 136)
+    project.write(
+        "clips/defs.yaml",
+        YAML
+        + """
+    - {type: frames, count: 3, format: webp}
+    - {type: frames, name: keyframes, keyframes: true, max_size: 64}
+    - quality
+    - scenes
+    - {type: thumbnail, max_size: 160}
+    - {type: contact_sheet, columns: 3, rows: 2, width: 480}
+    - fingerprint
+    - near_duplicates
+  partitions: dynamic
+""",
+    )
+    assert project.run_job().success
+
+    def rows(name: str, video: str = "bikes") -> list[dict[str, Any]]:
+        found = [r for r in project.rows(f"clips/{name}").to_dicts() if r["video_id"] == video]
+        return sorted(found, key=lambda row: row.get("frame_index", row.get("scene_index", 0)))
+
+    frames = rows("frames")
+    assert [r["time"] for r in frames] == pytest.approx([10 / 6, 5, 50 / 6])
+    assert all(Path(r["path"]).suffix == ".webp" and Path(r["path"]).is_file() for r in frames)
+    keyframes = rows("keyframes")
+    assert [r["time"] for r in keyframes] == pytest.approx([0, 1.2, 3.04, 5.48, 7.48, 9.68])
+    assert {(r["width"], r["height"]) for r in keyframes} == {(64, 27)}
+    scenes = rows("scenes")
+    assert [r["start"] for r in scenes] == [r["time"] for r in keyframes]
+    assert [r["score"] is None for r in scenes] == [True] + [False] * 5
+    (measured,) = rows("quality")
+    assert (measured["black_share"], len(measured["motion_curve"])) == (0, 10)
+    (black,) = rows("quality", "black")
+    assert (black["black_share"], black["frozen_share"], black["motion_curve"]) == (1, 1, [0, 0])
+    (thumbnail,), (sheet,) = rows("thumbnail"), rows("contact_sheet")
+    for row, size in ((thumbnail, (160, 68)), (sheet, (480, 136))):
+        with Image.open(row["path"]) as image:
+            assert (row["width"], row["height"]) == image.size == size
+    assert sheet["frames"] == 6
+    (pairs,) = project.rows("clips/near_duplicates").to_dicts()
+    assert (pairs["video_ids"], pairs["other_ids"]) == (["bikes"], ["copy"])
+    assert (pairs["videos"], pairs["pairs"]) == (3, 1)
+    assert pairs["distances"][0] < 4
+    # What writes no file has no folder for any.
+    written = {path.name for path in (project.root / "data/artifacts").iterdir()}
+    assert written == {f"clips__{n}" for n in ("frames", "keyframes", "thumbnail", "contact_sheet")}
+
+    # The pairs follow the videos; what is of one video stays.
+    (folder / "copy.mp4").unlink()
+    assert project.run_job().success
+    assert project.counts("clips/near_duplicates") == (0, 1, 0, 0)
+    assert project.counts("clips/fingerprint") == (0, 0, 1, 0)
+    (pairs,) = project.rows("clips/near_duplicates").to_dicts()
+    assert (pairs["videos"], pairs["video_ids"]) == (2, [])
+
+
+def test_what_it_is_made_from_must_be_there(project: Project) -> None:
+    project.add_clips(names=("bikes",))
+    project.write("clips/defs.yaml", f"{YAML}    - near_duplicates\n")
+    error = load_error(project)
+    assert "made from a step of the type 'fingerprint'" in error

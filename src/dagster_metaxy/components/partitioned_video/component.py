@@ -225,7 +225,9 @@ class PartitionedVideoComponent(FeatureComponent):
                 "remove_deleted_keys",
             )
 
-        def asset(runner: Videos | Update, *kinds: str) -> FeatureAsset:
+        def asset(
+            runner: Videos | Update, *kinds: str, of_all_videos: bool = False
+        ) -> FeatureAsset:
             attributes = {
                 "group_name": self.group_name or self.job_name,
                 "kinds": {*(self.kinds or ()), *kinds},
@@ -234,7 +236,7 @@ class PartitionedVideoComponent(FeatureComponent):
             return FeatureAsset(
                 runner,
                 store=self.store,
-                partitioning=partitioning,
+                partitioning=None if of_all_videos else partitioning,
                 remove_deleted_keys=self.remove_deleted_keys and isinstance(runner, Videos),
                 attributes={**self.asset_attributes(), **attributes},
                 **self.op_options(),
@@ -256,7 +258,7 @@ class PartitionedVideoComponent(FeatureComponent):
                     workers=os.cpu_count() or 1,
                     **self.update_options(),
                 )
-                yield asset(update, step.type)
+                yield asset(update, step.type, of_all_videos=step.of_all_videos)
 
         return [asset(self._videos(project_root), "video"), *step_assets()]
 

@@ -31,6 +31,8 @@ class Step(BaseModel):
     """The extra of this package that brings what the step imports."""
     modules: ClassVar[tuple[str, ...]] = ()
     """The modules of that extra that it imports."""
+    of_all_videos: ClassVar[bool] = False
+    """Whether its samples are made from all videos, and belong to no partition."""
     inputs: ClassVar[Mapping[str, str]] = {}
     """The parameters that name other steps which it is made from, and the types of these."""
 
