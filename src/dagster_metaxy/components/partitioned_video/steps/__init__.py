@@ -12,11 +12,13 @@ from pydantic import Field
 
 from dagster_metaxy.components.partitioned_video.steps._step import Step
 from dagster_metaxy.components.partitioned_video.steps.audio import AudioStep
+from dagster_metaxy.components.partitioned_video.steps.faces import FacesStep
 from dagster_metaxy.components.partitioned_video.steps.frames import FramesStep
 
 _ALL: tuple[type[Step], ...] = (
     FramesStep,
     AudioStep,
+    FacesStep,
 )
 
 STEPS: Mapping[str, type[Step]] = {

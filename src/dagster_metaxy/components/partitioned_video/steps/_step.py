@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator
@@ -69,6 +70,10 @@ class Step(BaseModel):
             MissingExtra: With the command that installs it.
         """
         require(f"the step {self.type!r}", self.extra, *self.modules)
+
+    def below(self, project_root: Path) -> Self:
+        """The same step, whose relative paths are below the project's root."""
+        return self
 
     def reading_through(self, cache: locations.Cache | None) -> Self:
         """The same step, which keeps copies of remote videos."""
