@@ -222,7 +222,7 @@ def test_bare_samples_count_with_their_rate(tmp_path) -> None:
 def test_parameter_sets_count() -> None:
     def version(sps: bytes) -> str:
         payload = _payload.NalPayload("h264", b"")
-        payload.update(b"\0\0\0\1" + sps + b"\0\0\1\x68\x01" + b"\0\0\1\x65\x88\x84")
+        payload.update(memoryview(b"\0\0\0\1" + sps + b"\0\0\1\x68\x01" + b"\0\0\1\x65\x88\x84"))
         return payload.hexdigest()
 
     assert version(b"\x67\x42") != version(b"\x67\x43")
@@ -233,20 +233,22 @@ def test_h264_is_the_same_with_lengths_and_with_start_codes() -> None:
     sets = b"\xff\xe1" + b"\0\3" + sps + b"\1\0\2" + pps
     stored = _payload.NalPayload("h264", b"\1\x42\0\x1e" + sets)
     for unit in (key, more):
-        stored.update(len(unit).to_bytes(4, "big") + unit)
+        stored.update(memoryview(len(unit).to_bytes(4, "big") + unit))
     streamed = _payload.NalPayload("h264", b"")
-    streamed.update(b"\0\0\0\1\x09\xf0" + b"".join(b"\0\0\1" + u for u in (sps, pps, sei, key)))
+    streamed.update(
+        memoryview(b"\0\0\0\1\x09\xf0" + b"".join(b"\0\0\1" + u for u in (sps, pps, sei, key)))
+    )
     # Zeros after a unit are padding, and a repeated parameter set is the same one.
-    streamed.update(b"\0\0\0\1" + sps + b"\0\0\0\0\1" + more + b"\0\0")
+    streamed.update(memoryview(b"\0\0\0\1" + sps + b"\0\0\0\0\1" + more + b"\0\0"))
     assert streamed.hexdigest() == stored.hexdigest()
 
     short = _payload.NalPayload("h264", b"\1\x42\0\x1e\xfd" + sets[1:])
     for unit in (key, more):
-        short.update(len(unit).to_bytes(2, "big") + unit)
+        short.update(memoryview(len(unit).to_bytes(2, "big") + unit))
     assert short.hexdigest() == stored.hexdigest()
 
     other = _payload.NalPayload("h264", b"\1\x42\0\x1e" + sets)
-    other.update(b"\0\0\0\3" + key)
+    other.update(memoryview(b"\0\0\0\3" + key))
     assert other.hexdigest() != stored.hexdigest()
 
 
@@ -260,8 +262,8 @@ def test_aac_is_the_same_with_headers_and_without(protected) -> None:
 
     bare, streamed = _payload.AacPayload(), _payload.AacPayload()
     for data in (b"\x21\x10" * 40, b"\x21\x1b" * 300):
-        bare.update(data)
-    streamed.update(framed(b"\x21\x10" * 40) + framed(b"\x21\x1b" * 300))
+        bare.update(memoryview(data))
+    streamed.update(memoryview(framed(b"\x21\x10" * 40) + framed(b"\x21\x1b" * 300)))
     assert streamed.hexdigest() == bare.hexdigest()
 
 

@@ -38,6 +38,7 @@ from dagster_metaxy.increment.artifacts import root_of
 from dagster_metaxy.increment.compute import Compute
 from dagster_metaxy.increment.update import Update
 from dagster_metaxy.locations import Cache
+from dagster_metaxy.media.models import ModelError
 from dagster_metaxy.resources._extras import MissingExtra
 
 
@@ -243,10 +244,11 @@ class PartitionedVideoComponent(FeatureComponent):
             )
 
         def step_assets() -> Iterator[FeatureAsset]:
-            for step in self.steps:
+            for declared in self.steps:
+                step = declared.below(project_root)
                 try:
                     step.check_installed()
-                except MissingExtra as error:
+                except (MissingExtra, ModelError) as error:
                     raise self.error(str(error), "steps") from None
                 update = Update(
                     step.feature(self.feature_prefix),

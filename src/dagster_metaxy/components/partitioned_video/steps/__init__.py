@@ -13,17 +13,16 @@ from pydantic import Field
 from dagster_metaxy.components.partitioned_video.steps._step import Step
 from dagster_metaxy.components.partitioned_video.steps.audio import AudioStep
 from dagster_metaxy.components.partitioned_video.steps.contact_sheet import ContactSheetStep
+from dagster_metaxy.components.partitioned_video.steps.faces import FacesStep
 from dagster_metaxy.components.partitioned_video.steps.fingerprint import FingerprintStep
 from dagster_metaxy.components.partitioned_video.steps.frames import FramesStep
 from dagster_metaxy.components.partitioned_video.steps.loudness import LoudnessStep
-from dagster_metaxy.components.partitioned_video.steps.quality import QualityStep
-from dagster_metaxy.components.partitioned_video.steps.scenes import ScenesStep
-from dagster_metaxy.components.partitioned_video.steps.speech import SpeechStep
-from dagster_metaxy.components.partitioned_video.steps.transcript import TranscriptStep
 from dagster_metaxy.components.partitioned_video.steps.near_duplicates import NearDuplicatesStep
 from dagster_metaxy.components.partitioned_video.steps.quality import QualityStep
 from dagster_metaxy.components.partitioned_video.steps.scenes import ScenesStep
+from dagster_metaxy.components.partitioned_video.steps.speech import SpeechStep
 from dagster_metaxy.components.partitioned_video.steps.thumbnail import ThumbnailStep
+from dagster_metaxy.components.partitioned_video.steps.transcript import TranscriptStep
 
 _ALL: tuple[type[Step], ...] = (
     FramesStep,
@@ -37,6 +36,7 @@ _ALL: tuple[type[Step], ...] = (
     ContactSheetStep,
     FingerprintStep,
     NearDuplicatesStep,
+    FacesStep,
 )
 
 STEPS: Mapping[str, type[Step]] = {

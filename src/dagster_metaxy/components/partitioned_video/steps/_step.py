@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator
@@ -67,6 +68,10 @@ class Step(BaseModel):
             MissingExtra: With the command that installs it.
         """
         require(f"the step {self.type!r}", self.extra, *self.modules)
+
+    def below(self, project_root: Path) -> Self:
+        """The same step, whose relative paths are below the project's root."""
+        return self
 
     def reading_through(self, cache: locations.Cache | None) -> Self:
         """The same step, which keeps copies of remote videos."""

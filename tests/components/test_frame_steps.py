@@ -1,0 +1,90 @@
+"""The steps that look at frames with a model, in runs over real clips."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from projects import Project, load_error
+
+from dagster_metaxy.media import faces
+from dagster_metaxy.resources import _extras as extras
+
+pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: uv sync --group models")
+
+NOTHING = (0, 0, 0, 0)
+
+
+def steps(project: Project, *lines: str) -> None:
+    project.write(
+        "clips/defs.yaml",
+        """\
+type: dagster_metaxy.PartitionedVideoComponent
+attributes:
+  source: videos
+  feature_prefix: clips
+  partitions: dynamic
+  steps:
+    - {type: frames, name: pictures, every_seconds: 5}
+"""
+        + "".join(f"    - {line}\n" for line in lines),
+    )
+
+
+def test_faces(project: Project) -> None:
+    project.add_clips(names=("bikes", "portrait"))
+    steps(project, "{type: faces, frames: pictures}")
+    project.run_job()
+    assert project.counts("clips/faces") == (5, 0, 0, 0)
+    rows = project.rows("clips/faces").sort("video_id", "frame_index")
+    # Of the frames of bikes at 0 and 5 s, the second shows a face.
+    assert [(r["video_id"], r["frame_index"], r["face_index"]) for r in rows.to_dicts()] == [
+        ("bikes", 1, 0),
+        *[("portrait", i, 0) for i in range(3)],
+    ]
+    assert rows["left"].to_list() == pytest.approx([417, 271, 211, 300], abs=20)
+    assert all(len(points) == 10 for points in rows["landmarks"])
+    assert project.green("clips/faces") == {"bikes", "portrait"}
+    # The same model elsewhere is the same; another one is not, whatever it is called.
+    folder = project.root / "models"
+    folder.mkdir()
+    model = folder / "own.onnx"
+    model.write_bytes(faces.CENTERFACE.read_bytes())
+    steps(project, "{type: faces, frames: pictures, model: models/own.onnx}")
+    project.run_job()
+    assert project.counts("clips/faces") == NOTHING
+    project.write(
+        "clips/detector.py",
+        "def corner(picture):\n    return [(0, 0, picture.shape[1], 50, 0.9)]\n",
+    )
+    module = f"{project.sandbox.project_name}.defs.clips.detector"
+    steps(project, f"{{type: faces, frames: pictures, model: {module}.corner, min_size: 50}}")
+    project.run_job()
+    assert project.counts("clips/faces") == (1, 4, 0, 0)  # one frame had none, and no row
+    assert set(project.rows("clips/faces")["right"]) == {640}
+    assert project.rows("clips/faces")["landmarks"].null_count() == 5
+    # A model that fails is one sentence, not one of each frame.
+    project.write("clips/detector.py", "def corner(picture):\n    return [1]\n")
+    steps(project, f"{{type: faces, frames: pictures, model: {module}.corner}}")
+    with pytest.raises(Exception, match=r"the step 'faces': the model .*corner gives no faces"):
+        project.run_job()
+
+
+def test_what_is_not_there_is_told_at_load(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.add_clips(names=("bikes",))
+    steps(project, "{type: faces, frames: pictures, model: models/mine.onnx}")
+    error = load_error(project)
+    assert "there is no model" in error
+    assert str(Path(project.root, "models/mine.onnx")) in error
+    steps(project, "{type: faces, frames: pictures, model: nowhere.Detector}")
+    assert "the model nowhere.Detector can't be imported: ModuleNotFoundError" in load_error(
+        project
+    )
+    monkeypatch.setattr(extras, "find_spec", lambda name: None if name == "onnxruntime" else name)
+    steps(project, "{type: faces, frames: pictures}")
+    assert (
+        "the step 'faces' needs onnxruntime, which is not installed:"
+        " pip install 'dagster-metaxy[faces]'"
+    ) in load_error(project)
