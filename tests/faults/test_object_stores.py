@@ -1,4 +1,5 @@
-"""Delta and LanceDB in an object store that is a real server: what several writers at once leave.
+"""Delta and LanceDB in an object store that is a real server, and PostgreSQL: what several writers at
+once leave.
 
 delta-rs and Lance commit by a conditional put (`If-None-Match: *`), and need no lock beside it.
 The first write of a table by several at once is not tested: LanceDB loses rows then, as
@@ -17,7 +18,8 @@ from test_races import Racers
 from dagster_metaxy.increment import store as stores
 
 
-@pytest.mark.parametrize("kind", ["delta-s3"])
+@pytest.mark.filterwarnings("ignore:AUTO_CREATE_TABLES")
+@pytest.mark.parametrize("kind", ["delta-s3", "postgresql"])
 def test_several_runs_at_once(tmp_path: Path, kind: str) -> None:
     docs = docs_at(0, count=6)
     with pipeline(tmp_path / "whole") as made:  # on a local disk

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import datetime as dt
 from collections.abc import Iterator
 from pathlib import Path
@@ -170,6 +171,59 @@ def test_hash_algorithms_without_a_network(kind: str, algorithm: str, tmp_path: 
             _append(store, feature, {"id": 1})
             assert _ids(store) == [1]
     mx.MetaxyConfig.reset()
+
+
+def test_null_characters_in_text(project: MetaxyProject, kind: str) -> None:
+    feature = _define({"x": Column("str")})
+    with stores.opened(project.store(), "w") as store:
+        if kind == "postgresql":
+            with pytest.raises(stores.StoreError, match=r"t/own.*NUL"):
+                _append(store, feature, {"id": 1, "x": "a\0b"})
+        else:
+            _append(store, feature, {"id": 1, "x": "a\0b"})
+            rows = stores.read(store, "t/own")
+            assert rows is not None
+            assert rows["x"].to_list() == ["a\0b"]
+
+
+TESTED = {
+    "install": None,
+    "several runs at once": (
+        "faults/test_races.py::test_several_runs_at_once",
+        "faults/test_object_stores.py::test_several_runs_at_once",
+        "faults/test_races.py::TestDuckDB::test_a_second_run_says_what_to_do",
+    ),
+    "first write of a table by several at once": (
+        "faults/test_races.py::test_the_first_write_of_a_table_by_several_processes",
+    ),
+    "in an object store": ("faults/test_object_stores.py::test_deleting_and_compacting",),
+    "without a network": (
+        "components/test_one_project_in_every_store.py::test_it_computes_the_same",
+    ),
+    "hash algorithms without a network": ("test_hash_algorithms_without_a_network",),
+    "`orphans: hard`, `hard: true`": ("test_deleting_by_columns_of_every_type",),
+    "a column that is declared later": ("test_a_column_that_is_declared_later",),
+    "small files": (
+        "faults/test_compaction.py::test_files_do_not_add_up_in_a_run",
+        "faults/test_object_stores.py::test_deleting_and_compacting",
+    ),
+    "length of names": ("TestPostgreSQL::test_names_that_are_too_long",),
+    "null characters in text": ("test_null_characters_in_text",),
+}
+"""The tests of each row of the table of docs/stores.md."""
+
+
+def test_what_users_are_told_is_tested(request: pytest.FixtureRequest) -> None:
+    root = request.config.rootpath
+    lines = (root / "docs/stores.md").read_text().splitlines()
+    table = [[c.strip() for c in line[1:-1].split("|")] for line in lines if line[:1] == "|"]
+    assert [name.lower() for name in table[0][1:]] == list(STORES)
+    assert [row[0] for row in table[2:]] == list(TESTED)
+    for test in (test for tests in TESTED.values() for test in tests or ()):
+        file, *names = test.split("::") if ".py" in test else (Path(__file__), *test.split("::"))
+        found: Any = ast.parse((root / "tests" / file).read_text())
+        for name in names:
+            found = next(node for node in found.body if getattr(node, "name", "") == name)
 
 
 @pytest.mark.parametrize("kind", ["postgresql"], indirect=True)
