@@ -265,11 +265,10 @@ def encoded_again(
         )
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.codec_context.thread_count = 1
-        for frame in old.decode(video=0):
-            if (frame.time or 0) < skip:
-                continue
+        kept = (frame for frame in old.decode(video=0) if (frame.time or 0) >= skip)
+        for index, frame in enumerate(kept):
             scaled = frame.reformat(width=width, height=height, format="yuv420p")
-            scaled.pts = None
+            scaled.pts, scaled.time_base = index, Fraction(1, 25)
             new.mux(stream.encode(scaled))
         new.mux(stream.encode())
     return Path(target)

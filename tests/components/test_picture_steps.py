@@ -44,12 +44,11 @@ def test_parameters_that_do_not_go_together(project: Project, step: str, sentenc
     assert sentence in error
 
 
-def test_all_of_them(project: Project) -> None:
+def test_what_is_seen_of_each_video(project: Project) -> None:
     folder = project.add_clips(names=("bikes",))
     media_tools.clip(
         folder / "black.mp4", frames=30, draw=lambda i, w, h: np.zeros((h, w, 3), "u1")
     )
-    encoded_again(folder / "bikes.mp4", folder / "copy.mp4", 320, 136)
     project.write(
         "clips/defs.yaml",
         YAML
@@ -60,9 +59,6 @@ def test_all_of_them(project: Project) -> None:
     - scenes
     - {type: thumbnail, max_size: 160}
     - {type: contact_sheet, columns: 3, rows: 2, width: 480}
-    - fingerprint
-    - near_duplicates
-  partitions: dynamic
 """,
     )
     assert project.run_job().success
@@ -89,15 +85,24 @@ def test_all_of_them(project: Project) -> None:
         with Image.open(row["path"]) as image:
             assert (row["width"], row["height"]) == image.size == size
     assert sheet["frames"] == 6
-    (pairs,) = project.rows("clips/near_duplicates").to_dicts()
-    assert (pairs["video_ids"], pairs["other_ids"]) == (["bikes"], ["copy"])
-    assert (pairs["videos"], pairs["pairs"]) == (3, 1)
-    assert pairs["distances"][0] < 4
     # What writes no file has no folder for any.
     written = {path.name for path in (project.root / "data/artifacts").iterdir()}
     assert written == {f"clips__{n}" for n in ("frames", "keyframes", "thumbnail", "contact_sheet")}
 
-    # The pairs follow the videos; what is of one video stays.
+
+def test_near_duplicates(project: Project) -> None:
+    folder = project.add_clips(names=("bikes", "bigbuckbunny"))
+    encoded_again(folder / "bikes.mp4", folder / "copy.mp4", 320, 136)
+    steps = "    - near_duplicates\n    - fingerprint\n  partitions: dynamic\n"
+    project.write("clips/defs.yaml", YAML + steps)
+    assert project.run_job().success
+    (pairs,) = project.rows("clips/near_duplicates").to_dicts()
+    assert (pairs["video_ids"], pairs["other_ids"]) == (["bikes"], ["copy"])
+    assert (pairs["videos"], pairs["pairs"]) == (3, 1)
+    assert pairs["distances"][0] < 4
+
+    # The pairs follow the videos, and are of no partition.
+    assert project.green("clips/fingerprint") == {"bikes", "bigbuckbunny", "copy"}
     (folder / "copy.mp4").unlink()
     assert project.run_job().success
     assert project.counts("clips/near_duplicates") == (0, 1, 0, 0)

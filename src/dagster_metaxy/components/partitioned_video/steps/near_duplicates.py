@@ -66,7 +66,7 @@ class NearDuplicatesStep(Step):
             deps=(
                 {
                     "feature": source,
-                    "select": ("collection", "hashes"),
+                    "select": ("collection", "video_id", "hashes"),
                     "lineage": aggregation(["collection"]),
                 },
             ),
