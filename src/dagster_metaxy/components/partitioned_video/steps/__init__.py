@@ -12,6 +12,7 @@ from pydantic import Field
 
 from dagster_metaxy.components.partitioned_video.steps._step import Step
 from dagster_metaxy.components.partitioned_video.steps.audio import AudioStep
+from dagster_metaxy.components.partitioned_video.steps.embeddings import EmbeddingsStep
 from dagster_metaxy.components.partitioned_video.steps.faces import FacesStep
 from dagster_metaxy.components.partitioned_video.steps.frames import FramesStep
 
@@ -19,6 +20,7 @@ _ALL: tuple[type[Step], ...] = (
     FramesStep,
     AudioStep,
     FacesStep,
+    EmbeddingsStep,
 )
 
 STEPS: Mapping[str, type[Step]] = {

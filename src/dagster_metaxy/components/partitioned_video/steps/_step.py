@@ -38,6 +38,8 @@ class Step(BaseModel):
     """The modules of that extra that it imports."""
     inputs: ClassVar[Mapping[str, str]] = {}
     """The parameters that name other steps which it is made from, and the types of these."""
+    batch_size: ClassVar[int] = 1
+    """How many samples it gets at a time, where its `compute` takes a frame of them."""
 
     type: Any  # a literal in each step
     name: str | None = Field(
