@@ -15,12 +15,14 @@ from dagster_metaxy.components.partitioned_video.steps.audio import AudioStep
 from dagster_metaxy.components.partitioned_video.steps.embeddings import EmbeddingsStep
 from dagster_metaxy.components.partitioned_video.steps.faces import FacesStep
 from dagster_metaxy.components.partitioned_video.steps.frames import FramesStep
+from dagster_metaxy.components.partitioned_video.steps.ocr import OcrStep
 
 _ALL: tuple[type[Step], ...] = (
     FramesStep,
     AudioStep,
     FacesStep,
     EmbeddingsStep,
+    OcrStep,
 )
 
 STEPS: Mapping[str, type[Step]] = {
