@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import media_tools
+import numpy as np
 import pytest
+from PIL import Image, ImageDraw, ImageFont
 from projects import Project, load_error
 
 from dagster_metaxy.media import faces
@@ -68,6 +71,57 @@ def test_faces(project: Project) -> None:
     steps(project, f"{{type: faces, frames: pictures, model: {module}.corner}}")
     with pytest.raises(Exception, match=r"the step 'faces': the model .*corner gives no faces"):
         project.run_job()
+
+
+def test_embeddings(project: Project) -> None:
+    project.add_clips(names=("bikes",))
+    media_tools.pooling_model(project.root / "pooling.onnx")
+    model = (
+        "{type: embeddings, frames: pictures, model: pooling.onnx, output: 'Reshape:0',"
+        " layout: nhwc, channels: bgr, dimension: 1024}"
+    )
+    steps(project, model)
+    project.run_job()
+    assert project.counts("clips/embeddings") == (2, 0, 0, 0)
+    vectors = project.rows("clips/embeddings")["embedding"].to_list()
+    assert [np.linalg.norm(vector) for vector in vectors] == pytest.approx([1, 1])
+    assert len(vectors[0]) == 1024
+    # A picture that cannot be read is one failure; what is in a batch with it is computed.
+    pictures = project.rows("clips/pictures").sort("frame_index")["path"]
+    Path(pictures[1]).write_bytes(b"")
+    steps(project, model.replace("dimension", "normalize: false, dimension"))
+    project.run_job(raise_on_error=False)
+    assert project.counts("clips/embeddings") == (0, 2, 0, 1)
+    table = project.metadata("clips/embeddings")["failed samples"]
+    assert "the picture can't be read" in table.records[0].data["message"]
+    steps(project, model.replace("1024", "512"))
+    with pytest.raises(
+        Exception, match=r"gives 1024 values .* but the dimension is declared as 512"
+    ):
+        project.run_job()
+
+
+def test_ocr(project: Project) -> None:
+    pytest.importorskip("rapidocr", reason="rapidocr is not installed: uv sync --group models")
+    videos = project.root / "videos"
+    videos.mkdir()
+
+    def draw(index: int, width: int, height: int) -> np.ndarray:
+        image = Image.new("RGB", (width, height), (90, 20, 20))
+        if index >= 5:  # at a frame a second, from the second picture on
+            ImageDraw.Draw(image).text((30, 20), "Finale", "white", ImageFont.load_default(40))
+        return np.asarray(image)
+
+    media_tools.clip(videos / "titles.mp4", rate=1, frames=8, width=240, height=96, draw=draw)
+    steps(project, "{type: ocr, frames: pictures}")
+    project.run_job()
+    (row,) = project.rows("clips/ocr").to_dicts()
+    assert (row["frame_index"], row["text_index"], row["text"]) == (1, 0, "Finale")
+    assert (row["left"], row["right"]) == pytest.approx((30, 165), abs=20)
+    assert len(row["polygon"]) == 8
+    assert project.counts("clips/ocr") == (2, 0, 0, 0)
+    steps(project, "{type: ocr, frames: pictures, model: models/reader.onnx}")
+    assert "'models/reader.onnx' is no dotted path of a reader" in load_error(project)
 
 
 def test_what_is_not_there_is_told_at_load(

@@ -13,6 +13,7 @@ from pydantic import Field
 from dagster_metaxy.components.partitioned_video.steps._step import Step
 from dagster_metaxy.components.partitioned_video.steps.audio import AudioStep
 from dagster_metaxy.components.partitioned_video.steps.contact_sheet import ContactSheetStep
+from dagster_metaxy.components.partitioned_video.steps.embeddings import EmbeddingsStep
 from dagster_metaxy.components.partitioned_video.steps.faces import FacesStep
 from dagster_metaxy.components.partitioned_video.steps.fingerprint import FingerprintStep
 from dagster_metaxy.components.partitioned_video.steps.frames import FramesStep
@@ -23,6 +24,7 @@ from dagster_metaxy.components.partitioned_video.steps.scenes import ScenesStep
 from dagster_metaxy.components.partitioned_video.steps.speech import SpeechStep
 from dagster_metaxy.components.partitioned_video.steps.thumbnail import ThumbnailStep
 from dagster_metaxy.components.partitioned_video.steps.transcript import TranscriptStep
+from dagster_metaxy.components.partitioned_video.steps.ocr import OcrStep
 
 _ALL: tuple[type[Step], ...] = (
     FramesStep,
@@ -37,6 +39,8 @@ _ALL: tuple[type[Step], ...] = (
     FingerprintStep,
     NearDuplicatesStep,
     FacesStep,
+    EmbeddingsStep,
+    OcrStep,
 )
 
 STEPS: Mapping[str, type[Step]] = {
