@@ -12,11 +12,13 @@ from pydantic import Field
 
 from dagster_metaxy.components.partitioned_video.steps._step import Step
 from dagster_metaxy.components.partitioned_video.steps.audio import AudioStep
+from dagster_metaxy.components.partitioned_video.steps.clips import ClipsStep
 from dagster_metaxy.components.partitioned_video.steps.frames import FramesStep
 
 _ALL: tuple[type[Step], ...] = (
     FramesStep,
     AudioStep,
+    ClipsStep,
 )
 
 STEPS: Mapping[str, type[Step]] = {
