@@ -11,7 +11,6 @@ from array import array
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
-from fractions import Fraction
 from itertools import pairwise
 from math import ceil
 from pathlib import Path
@@ -21,15 +20,14 @@ import av
 import av.error
 import numpy as np
 from av.audio.frame import AudioFrame
-from av.audio.resampler import AudioResampler
 from av.audio.stream import AudioStream
-from av.codec.context import Flags
 from av.packet import Packet
 from av.stream import Stream
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from dagster_metaxy.media._container import STILLS, Media, codec_name, open_media, pictures, seconds
+from dagster_metaxy.media._mp4 import Copied, EncodedPicture, EncodedSound, Output
 from dagster_metaxy.media._payload import unit_types
 from dagster_metaxy.media.audio import Decoder
 from dagster_metaxy.media.errors import MediaError, Words, reading
@@ -47,13 +45,6 @@ _COPIED_SOUND = {"aac", "ac3", "eac3"}
 _SOUND_BEFORE = 2
 """Packets of sound that are copied before a clip begins, since the first ones sound wrong alone; the
 file says that they are not to be heard."""
-
-_AAC_RATES = {96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000}
-_AAC_SAMPLES = 1024
-_GAP = 0.02
-"""Seconds by which the times of sound may be off before it counts as a gap."""
-
-_AAC_CHANNELS = {1: "mono", 2: "stereo", 6: "5.1"}
 
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno.EMFILE}
 
@@ -207,7 +198,8 @@ def _survey(media: Media) -> _Survey:
         if seen is None and first is None:
             raise MediaError(words.after("neither picture nor sound"))
         if seen is None:
-            origin = first or 0.0
+            # What encoders put before the sound, and nobody hears, is before 0.
+            origin = max(0.0, first or 0.0)
             return _Survey(origin, end - origin, None, 0.0, np.empty(0), {}, 0, True, None)
         stream = seen.stream
         if seen.look is None:
@@ -586,7 +578,7 @@ class _Writer:
     ) -> None:
         self._clip = clip
         self._path = path
-        self._outputs: dict[int, _Output] = {}
+        self._outputs: dict[int, Output] = {}
         self._written = False
         # Its header in front: browsers show it while they load it.
         with _writing(clip):
@@ -601,16 +593,24 @@ class _Writer:
             self.close()
             raise
 
-    def _output(self, stream: Any, survey: _Survey, crf: int, preset: str) -> _Output | None:
+    def _output(self, stream: Any, survey: _Survey, crf: int, preset: str) -> Output | None:
         clip = self._clip
         if stream.type == "video":
             if clip.start >= survey.picture_end - _ROUNDING:
                 return None
-            if clip.copied is None:
-                return _EncodedPicture(self._file, stream, survey, clip, crf, preset)
+            if clip.copied is None and survey.look is not None:
+                return EncodedPicture(
+                    self._file,
+                    stream,
+                    survey.look,
+                    clip.start,
+                    min(clip.end, survey.picture_end),
+                    crf=crf,
+                    preset=preset,
+                )
         elif not _is_copied(stream):
-            return _EncodedSound(self._file, stream, clip)
-        return _Copied(self._file, stream, survey, clip)
+            return EncodedSound(self._file, stream, clip.start, clip.end)
+        return Copied(self._file, stream, clip.start + survey.origin)
 
     def add(self, piece: _Piece) -> None:
         """Write a piece."""
@@ -668,201 +668,3 @@ class _writing:
                 f"the clip from {self._clip.start:.2f} s can't be written:"
                 f" {error.strerror or error}"
             ) from error
-
-
-class _Output:
-    """One stream of a clip."""
-
-    is_picture = False
-    is_copy = False
-
-    def add(self, what: Any, time: float) -> Iterator[Packet]:
-        """The packets that a piece becomes.
-
-        Args:
-            what: The piece.
-            time: Its seconds from the start of the picture.
-        """
-        raise NotImplementedError
-
-    def rest(self) -> Iterator[Packet]:
-        """The packets that come at the end."""
-        return iter(())
-
-
-class _Copied(_Output):
-    is_copy = True
-
-    def __init__(self, file: Any, stream: Any, survey: _Survey, clip: _Planned) -> None:
-        self.is_picture = stream.type == "video"
-        # Opaque: without it PyAV looks for an encoder that has the decoder's name.
-        self._stream = file.add_stream_from_template(stream, opaque=True)
-        self._stream.metadata.update(_told(stream))
-        self._waiting: list[Packet] = []
-        self._begin = round((clip.start + survey.origin) / float(stream.time_base))
-
-    def add(self, what: Packet, time: float) -> Iterator[Packet]:
-        packet = what
-        if not self.is_picture:  # two clips may get the same one
-            packet = Packet(bytes(what))
-            packet.time_base = what.time_base
-            packet.pts, packet.dts = what.pts, what.dts
-            packet.duration = what.duration
-            packet.is_keyframe = True
-        packet.pts = None if packet.pts is None else packet.pts - self._begin
-        packet.dts = None if packet.dts is None else packet.dts - self._begin
-        packet.stream = self._stream
-        self._waiting.append(packet)
-        if packet.dts is not None:
-            yield from self.rest()
-
-    def rest(self) -> Iterator[Packet]:
-        """Those that have waited: of the first ones, Matroska does not say when they are decoded."""
-        at = None
-        for packet in reversed(self._waiting):
-            if packet.dts is None:
-                packet.dts = packet.pts if at is None else at - max(1, packet.duration or 0)
-            at = packet.dts
-        yield from self._waiting
-        self._waiting.clear()
-
-
-def _told(stream: Any) -> dict[str, str]:
-    return {name: stream.metadata[name] for name in ("language",) if name in stream.metadata}
-
-
-class _EncodedPicture(_Output):
-    is_picture = True
-
-    def __init__(
-        self, file: Any, stream: Any, survey: _Survey, clip: _Planned, crf: int, preset: str
-    ) -> None:
-        look = survey.look
-        assert look is not None
-        options = {"crf": str(crf), "preset": preset}
-        rate = Fraction(stream.guessed_rate or 25).limit_denominator(1001)
-        self._stream = file.add_stream("libx264", rate=rate, options=options)
-        self._clip = clip
-        self._end = min(clip.end, survey.picture_end)
-        context = self._stream.codec_context
-        context.thread_count = 1
-        # 4:2:0 has no odd sizes.
-        context.width, context.height = max(2, look.width & ~1), max(2, look.height & ~1)
-        deep = any(component.bits > 8 for component in look.format.components)
-        context.pix_fmt = "yuv420p10le" if deep else "yuv420p"
-        base = Fraction(stream.time_base)
-        self._base = base if base >= Fraction(1, 1_000_000) else Fraction(1, 90_000)
-        context.time_base = self._base
-        if stream.sample_aspect_ratio:
-            context.sample_aspect_ratio = Fraction(stream.sample_aspect_ratio)
-        if look.interlaced_frame:
-            context.flags |= Flags.interlaced_dct | Flags.interlaced_me
-        is_rgb = look.format.is_rgb
-        context.color_range = 1 if is_rgb else look.color_range
-        context.colorspace = 1 if is_rgb else look.colorspace
-        context.color_primaries = look.color_primaries
-        context.color_trc = look.color_trc
-        if look.rotation:
-            self._stream.set_display_rotation(look.rotation)
-        self._waiting: tuple[int, VideoFrame] | None = None
-        self._lengths: dict[int, int] = {}
-
-    def add(self, what: VideoFrame, time: float) -> Iterator[Packet]:
-        at = max(0, round((time - self._clip.start) / self._base))
-        if self._waiting is not None:
-            if at <= self._waiting[0]:
-                return
-            yield from self._encoded(at)
-        self._waiting = at, what
-
-    def rest(self) -> Iterator[Packet]:
-        if self._waiting is not None:
-            yield from self._encoded(round((self._end - self._clip.start) / self._base))
-        yield from self._finished(self._stream.encode(None))
-
-    def _encoded(self, until: int) -> Iterator[Packet]:
-        assert self._waiting is not None
-        at, frame = self._waiting
-        context = self._stream.codec_context
-        made = frame.reformat(
-            width=context.width,
-            height=context.height,
-            format=context.pix_fmt,
-            dst_colorspace="itu709" if frame.format.is_rgb else None,
-            interpolation="BICUBIC",
-        )
-        made.time_base, made.pts, made.pict_type = self._base, at, 0
-        self._lengths[at] = max(1, until - at)
-        self._waiting = None
-        yield from self._finished(self._stream.encode(made))
-
-    def _finished(self, packets: Sequence[Packet]) -> Iterator[Packet]:
-        for packet in packets:
-            # The muxer would give the last one the length of the one before.
-            if packet.pts is not None and packet.time_base == self._base:
-                packet.duration = self._lengths.pop(packet.pts, packet.duration)
-            yield packet
-
-
-class _EncodedSound(_Output):
-    def __init__(self, file: Any, stream: Any, clip: _Planned) -> None:
-        rate = stream.rate if stream.rate in _AAC_RATES else 48_000
-        layout = _AAC_CHANNELS.get(stream.layout.nb_channels, "stereo")
-        self._stream = file.add_stream("aac", rate=rate, layout=layout)
-        self._stream.codec_context.thread_count = 1
-        self._stream.metadata.update(_told(stream))
-        self._rate = rate
-        self._layout = layout
-        self._clip = clip
-        self._samples = round((clip.end - clip.start) * rate)
-        self._resampler: AudioResampler | None = None
-        self._shape: tuple[str, str, int] | None = None
-        self._end = 0.0
-        """When the sound ends that the resampler was given."""
-        self._position = 0
-        """Where in the clip its next sample is."""
-        self._kept = np.zeros((self._stream.layout.nb_channels, 0), np.float32)
-        self._encoded = 0
-
-    def add(self, what: AudioFrame, time: float) -> Iterator[Packet]:
-        shape = (what.format.name, what.layout.name, what.sample_rate)
-        if shape != self._shape or abs(time - self._end) > _GAP:
-            self._flush()
-            self._resampler = AudioResampler("fltp", self._layout, self._rate)
-            self._shape = shape
-            self._position = round((time - self._clip.start) * self._rate)
-        assert self._resampler is not None
-        self._end = time + what.samples / what.sample_rate
-        what.pts = None  # it is counted here
-        self._place(self._resampler.resample(what))
-        yield from self._full()
-
-    def rest(self) -> Iterator[Packet]:
-        self._flush()
-        yield from self._full(1)
-        yield from self._stream.encode(None)
-
-    def _flush(self) -> None:
-        if self._resampler is not None:
-            self._place(self._resampler.resample(None))
-
-    def _place(self, frames: Sequence[AudioFrame]) -> None:
-        """Add sound at its place: silence where there is none, nothing where there is some."""
-        for frame in frames:
-            sound = frame.to_ndarray().astype(np.float32, copy=False)
-            have = self._encoded + self._kept.shape[1]
-            start, self._position = self._position, self._position + sound.shape[1]
-            sound = sound[:, max(0, have - start) : max(0, self._samples - start)]
-            if sound.shape[1]:
-                silence = np.zeros((len(sound), max(0, start - have)), np.float32)
-                self._kept = np.concatenate([self._kept, silence, sound], axis=1)
-
-    def _full(self, least: int = _AAC_SAMPLES) -> Iterator[Packet]:
-        """What the encoder gives for all that is of the length which it takes."""
-        while self._kept.shape[1] >= least:
-            part, self._kept = self._kept[:, :_AAC_SAMPLES], self._kept[:, _AAC_SAMPLES:]
-            frame = AudioFrame.from_ndarray(np.ascontiguousarray(part), "fltp", self._layout)
-            frame.sample_rate = self._rate
-            frame.time_base, frame.pts = Fraction(1, self._rate), self._encoded
-            self._encoded += part.shape[1]
-            yield from self._stream.encode(frame)

@@ -57,7 +57,15 @@ class ClipsStep(Step):
         examples=[20],
     )
     preset: Literal[
-        "ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow"
+        "ultrafast",
+        "superfast",
+        "veryfast",
+        "faster",
+        "fast",
+        "medium",
+        "slow",
+        "slower",
+        "veryslow",
     ] = Field(
         default="veryfast",
         description="Of the encoder: slower ones make smaller files.",
@@ -69,9 +77,7 @@ class ClipsStep(Step):
         if self.scenes is not None and (
             given := [n for n in ("seconds", "min_seconds") if n in self.model_fields_set]
         ):
-            raise ValueError(
-                f"clips are cut by {given[0]} or by scenes: leave one of the two out"
-            )
+            raise ValueError(f"clips are cut by {given[0]} or by scenes: leave one of the two out")
         return self
 
     def feature(self, prefix: str) -> Feature:
@@ -101,7 +107,9 @@ class ClipsStep(Step):
                     description="Seconds from the start of the picture; of the sound, where there is"
                     " no picture.",
                 ),
-                "end": Column("float", description="Where the next clip begins, or the video ends."),
+                "end": Column(
+                    "float", description="Where the next clip begins, or the video ends."
+                ),
                 "duration": Column("float", description="Seconds."),
                 "path": Column("str", description="The MP4 file."),
                 "size": Column("int", description="Size of the file in bytes."),
