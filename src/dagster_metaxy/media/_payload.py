@@ -67,10 +67,8 @@ class NalPayload(Payload):
             if ((first >> 1 & 0x3F) < 32 if self._hevc else 1 <= first & 0x1F <= 5)
         )
         self._parameters: set[bytes] = set()
-        # Bytes of the length before each unit, 0 if there are start codes.
-        self._length_size = 0
-        if extradata and not extradata.startswith((b"\0\0\1", b"\0\0\0\1")):
-            self._length_size = (extradata[21 if self._hevc else 4] & 3) + 1
+        self._length_size = _length_size(codec, extradata)
+        if self._length_size:
             units = _hvcc(extradata) if self._hevc else _avcc(extradata)
         else:
             units = (extradata[start:end] for start, end in _start_codes(extradata))
@@ -114,6 +112,22 @@ class NalPayload(Payload):
     def _add_parameters(self, unit: bytes) -> None:
         # FFmpeg copies a start code's zero into the track's header when it remuxes from MPEG-TS.
         self._parameters.add(unit.rstrip(b"\0"))
+
+
+def unit_types(codec: str, extradata: bytes, packet: memoryview) -> set[int]:
+    """The types of the NAL units of a packet of H.264 or HEVC."""
+    size = _length_size(codec, extradata)
+    units = _lengths(packet, size) if size else _start_codes(bytes(packet))
+    if codec == "hevc":
+        return {packet[start] >> 1 & 0x3F for start, _ in units}
+    return {packet[start] & 0x1F for start, _ in units}
+
+
+def _length_size(codec: str, extradata: bytes) -> int:
+    """Bytes of the length before each unit, 0 if there are start codes."""
+    if not extradata or extradata.startswith((b"\0\0\1", b"\0\0\0\1")):
+        return 0
+    return (extradata[21 if codec == "hevc" else 4] & 3) + 1
 
 
 def _lengths(packet: memoryview, size: int) -> Iterator[tuple[int, int]]:

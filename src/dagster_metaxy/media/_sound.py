@@ -11,6 +11,7 @@ from av.audio.frame import AudioFrame
 from av.audio.resampler import AudioResampler
 from av.audio.stream import AudioStream
 from av.container import InputContainer
+from av.packet import Packet
 
 from dagster_metaxy.media._container import Media, open_media, seconds
 from dagster_metaxy.media.errors import MediaError, Words, reading
@@ -44,7 +45,8 @@ def resampled(
         end = 0.0
         shape: tuple[str, str, int] | None = None
         resampler: AudioResampler | None = None
-        for frame in _decode(container, stream, words):
+        decoder = Decoder(stream, words)
+        for frame in (f for packet in container.demux(stream) for f in decoder.frames(packet)):
             time = end if frame.time is None else max(0.0, frame.time - begin)
             if shape != (now := (frame.format.name, frame.layout.name, frame.sample_rate)):
                 # Broadcasts change from stereo to 5.1 and back; a resampler can't.
@@ -71,26 +73,37 @@ def _track(container: InputContainer, index: int) -> AudioStream:
     return tracks[index]
 
 
-def _decode(container: InputContainer, stream: AudioStream, words: Words) -> Iterator[AudioFrame]:
-    stream.codec_context.thread_count = 1
-    time = 0.0
-    decoded = False
-    failed: MediaError | None = None
-    for packet in container.demux(stream):
+class Decoder:
+    """Decodes the packets of an audio track."""
+
+    def __init__(self, stream: AudioStream, words: Words) -> None:
+        stream.codec_context.thread_count = 1
+        self._stream = stream
+        self._words = words
+        self._time = 0.0
+        self._decoded = False
+        self._failed: MediaError | None = None
+
+    def frames(self, packet: Packet) -> Iterator[AudioFrame]:
+        """The frames of a packet.
+
+        Raises:
+            MediaError: An earlier one could not be decoded.
+        """
         if packet.pts is not None:
-            time = seconds(stream, packet.pts - (stream.start_time or 0))
+            self._time = seconds(self._stream, packet.pts - (self._stream.start_time or 0))
         try:
             frames = packet.decode()
         except av.error.FFmpegError as error:
-            sentence = f"sound at {time:.2f} s can't be decoded: {error.strerror}"
-            failed = MediaError(words.after(sentence)) if decoded else None
-            continue
+            sentence = f"sound at {self._time:.2f} s can't be decoded: {error.strerror}"
+            self._failed = MediaError(self._words.after(sentence)) if self._decoded else None
+            return
         for frame in frames:
             # Between good frames it is damage. At either end it is none: recordings begin in
             # the middle of something, and MP3 files end in tags that look like packets.
-            if failed is not None:
-                raise failed
-            decoded = True
+            if self._failed is not None:
+                raise self._failed
+            self._decoded = True
             yield frame
 
 

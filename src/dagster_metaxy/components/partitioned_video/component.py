@@ -161,6 +161,8 @@ class PartitionedVideoComponent(FeatureComponent):
         for step in steps:
             for parameter, wanted in step.inputs.items():
                 name = getattr(step, parameter)
+                if name is None:  # one that it can do without
+                    continue
                 inputs[step.feature_name].append(name)
                 if name not in named or named[name].type != wanted:
                     raise ValueError(

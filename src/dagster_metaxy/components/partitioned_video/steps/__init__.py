@@ -12,6 +12,7 @@ from pydantic import Field
 
 from dagster_metaxy.components.partitioned_video.steps._step import Step
 from dagster_metaxy.components.partitioned_video.steps.audio import AudioStep
+from dagster_metaxy.components.partitioned_video.steps.clips import ClipsStep
 from dagster_metaxy.components.partitioned_video.steps.contact_sheet import ContactSheetStep
 from dagster_metaxy.components.partitioned_video.steps.embeddings import EmbeddingsStep
 from dagster_metaxy.components.partitioned_video.steps.faces import FacesStep
@@ -19,12 +20,12 @@ from dagster_metaxy.components.partitioned_video.steps.fingerprint import Finger
 from dagster_metaxy.components.partitioned_video.steps.frames import FramesStep
 from dagster_metaxy.components.partitioned_video.steps.loudness import LoudnessStep
 from dagster_metaxy.components.partitioned_video.steps.near_duplicates import NearDuplicatesStep
+from dagster_metaxy.components.partitioned_video.steps.ocr import OcrStep
 from dagster_metaxy.components.partitioned_video.steps.quality import QualityStep
 from dagster_metaxy.components.partitioned_video.steps.scenes import ScenesStep
 from dagster_metaxy.components.partitioned_video.steps.speech import SpeechStep
 from dagster_metaxy.components.partitioned_video.steps.thumbnail import ThumbnailStep
 from dagster_metaxy.components.partitioned_video.steps.transcript import TranscriptStep
-from dagster_metaxy.components.partitioned_video.steps.ocr import OcrStep
 
 _ALL: tuple[type[Step], ...] = (
     FramesStep,
@@ -41,6 +42,7 @@ _ALL: tuple[type[Step], ...] = (
     FacesStep,
     EmbeddingsStep,
     OcrStep,
+    ClipsStep,
 )
 
 STEPS: Mapping[str, type[Step]] = {
