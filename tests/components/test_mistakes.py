@@ -11,6 +11,8 @@ import dagster as dg
 import pytest
 from projects import Project
 
+from dagster_metaxy.components.partitioned_video.steps import STEPS
+
 OWN = """\
 type: dagster_metaxy.MetaxyAssetComponent
 
@@ -245,9 +247,9 @@ def test_what_depends_on_a_wrong_one_is_not_wrong(own: Project) -> None:
     edit(own, "[frames]", "[frame]", "clips/defs.yaml")
     edit(own, "[clips/videos]", AGGREGATION)
     lines = told(own)
-    assert (
-        lines[0]
-        == "defs/clips/defs.yaml:6:11: steps.0.type: must be one of 'frames', 'audio' (got 'frame')"
+    types = ", ".join(map(repr, STEPS))
+    assert lines[0] == (
+        f"defs/clips/defs.yaml:6:11: steps.0.type: must be one of {types} (got 'frame')"
     )
     assert "Also wrong:" not in lines
 
