@@ -22,7 +22,7 @@ from dagster_metaxy.increment.compute import (
     moved,
     rows_by_ids,
 )
-from dagster_metaxy.increment.joint import Together
+from dagster_metaxy.increment.joint import Together, called
 from dagster_metaxy.increment.outcome import ArtifactFile, Cost, Meter, UpdateError, sample_name
 from dagster_metaxy.increment.plan import Task
 
@@ -117,7 +117,7 @@ class Caller:
         def alone() -> tuple[Any, Path | None]:
             context = ComputeContext(self.runtime, self.artifacts.unfinished)
             argument = task.samples if self.feature.aggregates else task.samples[0]
-            returned = self.compute(argument, self.runtime, context)
+            returned = called(self.compute(argument, self.runtime, context))
             return returned, context.used_folder
 
         if self.together is None:
@@ -134,7 +134,7 @@ class Caller:
                 raise RowShapeError(
                     f"the compute returned {type(returned).__name__}, not an iterable of mappings"
                 )
-            returned = list(returned)
+            returned = [*returned]
         else:
             returned = [returned]
         rows = self._checked(task, returned)

@@ -202,19 +202,27 @@ class Together:
         cost = meter.cost(len(calls))
         given = 0
         for companion, returned, theirs in zip(waiting, others, contexts, strict=True):
-            version, files = companion.versions[task.ids], theirs.used_folder
             try:
                 if isinstance(returned, Exception):
                     raise returned
-                companion.handover.give(task.ids, version, returned, files, runtime.run_id, cost)
+                version, rows = companion.versions[task.ids], called(returned)
+                companion.handover.give(
+                    task.ids, version, rows, theirs.used_folder, runtime.run_id, cost
+                )
                 given += 1
             except Exception:
                 # It will try by itself, and say what is wrong.
-                if files is not None:
-                    shutil.rmtree(files, ignore_errors=True)
+                if theirs.used_folder is not None:
+                    shutil.rmtree(theirs.used_folder, ignore_errors=True)
         if isinstance(own, Exception):
             raise own
+        own = called(own)
         return own, context.used_folder, Cost(-cost.seconds * given, -cost.cpu_seconds * given)
+
+
+def called(returned: Any) -> Any:
+    """What a function returned; of a generator all, since only then it has run."""
+    return [*returned] if isinstance(returned, Iterator) else returned
 
 
 @contextlib.contextmanager
