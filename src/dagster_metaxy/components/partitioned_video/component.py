@@ -258,6 +258,7 @@ class PartitionedVideoComponent(FeatureComponent):
                     ),
                     artifacts=root_of(self.artifacts, project_root),
                     workers=os.cpu_count() or 1,
+                    batch_size=step.batch_size,
                     **self.update_options(),
                 )
                 yield asset(update, step.type, of_all_videos=step.of_all_videos)

@@ -13,6 +13,7 @@ from pydantic import Field
 from dagster_metaxy.components.partitioned_video.steps._step import Step
 from dagster_metaxy.components.partitioned_video.steps.audio import AudioStep
 from dagster_metaxy.components.partitioned_video.steps.contact_sheet import ContactSheetStep
+from dagster_metaxy.components.partitioned_video.steps.embeddings import EmbeddingsStep
 from dagster_metaxy.components.partitioned_video.steps.faces import FacesStep
 from dagster_metaxy.components.partitioned_video.steps.fingerprint import FingerprintStep
 from dagster_metaxy.components.partitioned_video.steps.frames import FramesStep
@@ -37,6 +38,7 @@ _ALL: tuple[type[Step], ...] = (
     FingerprintStep,
     NearDuplicatesStep,
     FacesStep,
+    EmbeddingsStep,
 )
 
 STEPS: Mapping[str, type[Step]] = {

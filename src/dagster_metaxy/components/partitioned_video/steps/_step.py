@@ -36,6 +36,8 @@ class Step(BaseModel):
     """Whether its samples are made from all videos, and belong to no partition."""
     inputs: ClassVar[Mapping[str, str]] = {}
     """The parameters that name other steps which it is made from, and the types of these."""
+    batch_size: ClassVar[int] = 1
+    """How many samples it gets at a time, where its `compute` takes a frame of them."""
 
     type: Any  # a literal in each step
     name: str | None = Field(
