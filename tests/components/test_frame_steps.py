@@ -7,6 +7,7 @@ from pathlib import Path
 import media_tools
 import numpy as np
 import pytest
+from PIL import Image, ImageDraw, ImageFont
 from projects import Project, load_error
 
 from dagster_metaxy.media import faces
@@ -98,6 +99,29 @@ def test_embeddings(project: Project) -> None:
         Exception, match=r"gives 1024 values .* but the dimension is declared as 512"
     ):
         project.run_job()
+
+
+def test_ocr(project: Project) -> None:
+    pytest.importorskip("rapidocr", reason="rapidocr is not installed: uv sync --group models")
+    videos = project.root / "videos"
+    videos.mkdir()
+
+    def draw(index: int, width: int, height: int) -> np.ndarray:
+        image = Image.new("RGB", (width, height), (90, 20, 20))
+        if index >= 5:  # at a frame a second, from the second picture on
+            ImageDraw.Draw(image).text((30, 20), "Finale", "white", ImageFont.load_default(40))
+        return np.asarray(image)
+
+    media_tools.clip(videos / "titles.mp4", rate=1, frames=8, width=240, height=96, draw=draw)
+    steps(project, "{type: ocr, frames: pictures}")
+    project.run_job()
+    (row,) = project.rows("clips/ocr").to_dicts()
+    assert (row["frame_index"], row["text_index"], row["text"]) == (1, 0, "Finale")
+    assert (row["left"], row["right"]) == pytest.approx((30, 165), abs=20)
+    assert len(row["polygon"]) == 8
+    assert project.counts("clips/ocr") == (2, 0, 0, 0)
+    steps(project, "{type: ocr, frames: pictures, model: models/reader.onnx}")
+    assert "'models/reader.onnx' is no dotted path of a reader" in load_error(project)
 
 
 def test_what_is_not_there_is_told_at_load(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -53,11 +53,11 @@ class Preparation:
             else (0, 0, width, height)
         )
         scaled = image.resize((self.size, self.size), Image.Resampling.BICUBIC, box=box)
-        values = (np.asarray(scaled, np.float32) / 255 - np.float32(self.mean)) / np.float32(
-            self.std
-        )
+        values = np.asarray(scaled, np.float32) / 255
+        values = (values - np.asarray(self.mean)) / np.asarray(self.std)
         values = values[..., ::-1] if self.channels == "bgr" else values
-        return values.transpose(2, 0, 1) if self.layout == "nchw" else values
+        values = values.transpose(2, 0, 1) if self.layout == "nchw" else values
+        return values.astype(np.float32)
 
 
 def embed(
@@ -90,7 +90,9 @@ def embed(
     else:
         found = _own(models.own(model), pictures)
     try:
-        vectors = np.asarray([np.asarray(vector, np.float32).squeeze() for vector in found])
+        vectors = np.asarray(
+            [np.atleast_1d(np.asarray(vector, np.float32).squeeze()) for vector in found], np.float32
+        )
     except (TypeError, ValueError) as error:
         raise models.ModelError(f"the model {model} gives no vectors: {error}") from error
     if vectors.shape != (len(pictures), dimension):
@@ -105,11 +107,11 @@ def embed(
         raise ValueError("the model gives values that are no finite numbers")
     if normalize:
         lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-        vectors = vectors / np.where(lengths > 0, lengths, 1)
+        vectors /= np.where(lengths > 0, lengths, 1)
     return vectors
 
 
-def _own(model: models.OwnModel, pictures: Sequence[Pixels]) -> Sequence[Any]:
+def _own(model: models.OwnModel, pictures: Sequence[Pixels]) -> Iterable[Any]:
     if model.has("batch"):
         return model.call([*pictures], method="batch")
     return [model.call(picture) for picture in pictures]
@@ -117,12 +119,12 @@ def _own(model: models.OwnModel, pictures: Sequence[Pixels]) -> Sequence[Any]:
 
 def _onnx(
     session: Any, pictures: Sequence[Pixels], preparation: Preparation, output: str | None
-) -> Sequence[Any]:
+) -> Iterable[Any]:
     outputs = [found.name for found in session.get_outputs()]
     if output is not None and output not in outputs:
         raise models.ModelError(f"the model has no output {output!r}; it has: {', '.join(outputs)}")
     taken = session.get_inputs()[0]
-    prepared = np.stack([preparation(picture) for picture in pictures]).astype(np.float32)
+    prepared = np.stack([preparation(picture) for picture in pictures])
     # Where a model has one picture written into it, it gets one at a time.
     together = len(pictures) if not isinstance(taken.shape[0], int) else taken.shape[0]
     size = preparation.size

@@ -24,6 +24,7 @@ from dagster_metaxy.components.partitioned_video.steps.scenes import ScenesStep
 from dagster_metaxy.components.partitioned_video.steps.speech import SpeechStep
 from dagster_metaxy.components.partitioned_video.steps.thumbnail import ThumbnailStep
 from dagster_metaxy.components.partitioned_video.steps.transcript import TranscriptStep
+from dagster_metaxy.components.partitioned_video.steps.ocr import OcrStep
 
 _ALL: tuple[type[Step], ...] = (
     FramesStep,
@@ -39,6 +40,7 @@ _ALL: tuple[type[Step], ...] = (
     NearDuplicatesStep,
     FacesStep,
     EmbeddingsStep,
+    OcrStep,
 )
 
 STEPS: Mapping[str, type[Step]] = {

@@ -32,7 +32,7 @@ class FrameStep(Step):
         description="The step whose frames it looks at.",
         examples=["keyframes"],
     )
-    model: str | None = None  # each step says what it may be
+    model: Any = None  # each step says what it may be
 
     @property
     def default_model(self) -> str:
