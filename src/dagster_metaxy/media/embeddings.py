@@ -91,7 +91,8 @@ def embed(
         found = _own(models.own(model), pictures)
     try:
         vectors = np.asarray(
-            [np.atleast_1d(np.asarray(vector, np.float32).squeeze()) for vector in found], np.float32
+            [np.atleast_1d(np.asarray(vector, np.float32).squeeze()) for vector in found],
+            np.float32,
         )
     except (TypeError, ValueError) as error:
         raise models.ModelError(f"the model {model} gives no vectors: {error}") from error

@@ -19,12 +19,12 @@ from dagster_metaxy.components.partitioned_video.steps.fingerprint import Finger
 from dagster_metaxy.components.partitioned_video.steps.frames import FramesStep
 from dagster_metaxy.components.partitioned_video.steps.loudness import LoudnessStep
 from dagster_metaxy.components.partitioned_video.steps.near_duplicates import NearDuplicatesStep
+from dagster_metaxy.components.partitioned_video.steps.ocr import OcrStep
 from dagster_metaxy.components.partitioned_video.steps.quality import QualityStep
 from dagster_metaxy.components.partitioned_video.steps.scenes import ScenesStep
 from dagster_metaxy.components.partitioned_video.steps.speech import SpeechStep
 from dagster_metaxy.components.partitioned_video.steps.thumbnail import ThumbnailStep
 from dagster_metaxy.components.partitioned_video.steps.transcript import TranscriptStep
-from dagster_metaxy.components.partitioned_video.steps.ocr import OcrStep
 
 _ALL: tuple[type[Step], ...] = (
     FramesStep,
