@@ -7,7 +7,6 @@ The video is a clip of `clips/`, enlarged to 1920x1080 and repeated to two hours
 
 from __future__ import annotations
 
-import resource
 import subprocess
 import sys
 import tempfile
@@ -65,7 +64,10 @@ def one(step: str, video: Path, folder: Path) -> None:
     }
     begun = time.process_time()
     steps[step]()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    # Of this program alone; `getrusage` tells that of the process which started it, too.
+    status = Path("/proc/self/status").read_text().splitlines()
+    (told,) = (line for line in status if line.startswith("VmHWM"))
+    peak = int(told.split()[1]) / 1024
     print(f"  {step:30} {peak:6.0f} MB   {time.process_time() - begun:8.1f} s of CPU", flush=True)
 
 
