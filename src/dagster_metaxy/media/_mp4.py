@@ -58,6 +58,8 @@ class Copied(Output):
         self._stream = file.add_stream_from_template(stream, opaque=True)
         self._stream.metadata.update(_told(stream))
         self._waiting: list[Packet] = []
+        rate = self.is_picture and stream.guessed_rate
+        self._length = round(1 / (rate * stream.time_base)) if rate else 0
         self._begin = round(begin / float(stream.time_base))
 
     def add(self, what: Packet, time: float) -> Iterator[Packet]:
@@ -70,6 +72,8 @@ class Copied(Output):
             packet.is_keyframe = True
         packet.pts = None if packet.pts is None else packet.pts - self._begin
         packet.dts = None if packet.dts is None else packet.dts - self._begin
+        # Without it the last frame would have no length, and some players would not show it.
+        packet.duration = packet.duration or self._length
         packet.stream = self._stream
         self._waiting.append(packet)
         if packet.dts is not None:
