@@ -36,6 +36,7 @@ from dagster_metaxy.report.metadata import (
     outcome_metadata,
     rows_metadata,
 )
+from dagster_metaxy.report.previews import Preview
 
 if TYPE_CHECKING:
     import metaxy as mx
@@ -196,6 +197,7 @@ class FeatureAsset:
         checks: Names of the checks it has.
         remove_deleted_keys: Whether a run over all removes the dynamic partitions whose samples
             were all deleted.
+        previews: What its materializations show of the newest rows.
         companions: Others that may be computed together with it, where a run is about them, too.
     """
 
@@ -213,6 +215,7 @@ class FeatureAsset:
     partition_mappings: Mapping[str, dg.PartitionMapping] = field(default_factory=dict)
     checks: Collection[str] = tuple(CHECKS)
     remove_deleted_keys: bool = False
+    previews: Sequence[Preview] = ()
     companions: Sequence[FeatureAsset] = field(default=(), compare=False)
 
     is_external: ClassVar[bool] = False
@@ -439,7 +442,9 @@ class FeatureAsset:
             store = project.store(self.store, context.run.run_id)
             try:
                 outcome = self.runner.run(store, scope, runtime)
-                rows, data_version = rows_metadata(store, self.feature, self._inside(keys))
+                rows, data_version = rows_metadata(
+                    store, self.feature, self._inside(keys), self.previews
+                )
             except UpdateError as error:
                 # What is wrong with a store may pass; what is wrong with a declaration does not.
                 passing = isinstance(error, stores.StoreError)

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from PIL import Image
 
 from dagster_metaxy.media._container import Media
-from dagster_metaxy.media._picture import Picture
+from dagster_metaxy.media._picture import Picture, Pixels
 from dagster_metaxy.media.decoding import Times, Video, Viewer, Which, look, midpoints
 
 Format = Literal["jpeg", "png", "webp"]
@@ -44,6 +44,28 @@ def extract(media: Media, directory: Path | str, **options: Any) -> list[Frame]:
     until then stay.
     """
     return look(media, partial(FrameTaker, directory, **options))
+
+
+def first(media: Media, *, max_size: int | None = None) -> Pixels:
+    """The first frame of the video `media`, height x width x 3, upright.
+
+    Raises `MediaError` if there is no picture, or it can't be decoded.
+    """
+    return look(media, partial(_First, max_size))
+
+
+class _First(Viewer[Pixels]):
+    def __init__(self, max_size: int | None) -> None:
+        self._max_size = max_size
+
+    def wants(self, video: Video) -> Times:
+        return Times([0.0])
+
+    def see(self, picture: Picture, time: float) -> None:
+        self._pixels = picture.rgb(self._max_size)
+
+    def result(self, duration: float) -> Pixels:
+        return self._pixels
 
 
 class FrameTaker(Viewer[list[Frame]]):

@@ -13,6 +13,7 @@ import dagster as dg
 from dagster_metaxy.declare.feature import Feature
 from dagster_metaxy.increment.outcome import Counts, FailedSample, Outcome
 from dagster_metaxy.increment.store import is_system, opened, scan
+from dagster_metaxy.report.previews import Preview
 from dagster_metaxy.report.tables import metadata_table
 
 if TYPE_CHECKING:
@@ -108,6 +109,7 @@ def rows_metadata(
     store: mx.MetadataStore,
     feature: Feature,
     of_partitions: tuple[Sequence[str], Callable[[Mapping[str, Any]], bool]] | None = None,
+    previews: Sequence[Preview] = (),
 ) -> tuple[dict[str, Any], str]:
     """What the store has of a feature, and its data version.
 
@@ -116,6 +118,7 @@ def rows_metadata(
         feature: The feature.
         of_partitions: For a run of some partitions: the columns that partitions are found by, and
             whether a row's values of them are in these.
+        previews: What to show of the newest rows.
 
     Returns:
         The metadata, and a data version that changes when rows do.
@@ -134,24 +137,42 @@ def rows_metadata(
         # Dagster's tables take no bytes.
         there = [n for n, t in rows.collect_schema().items() if t != nw.Binary()]
         shown = [c for c in feature.columns or there if c in there and not is_system(c)]
+        previews = [preview for preview in previews if set(preview.columns) <= set(there)]
+        most = max((preview.most_rows for preview in previews), default=0)
+        seen = [*dict.fromkeys([*feature.id_columns, *(c for p in previews for c in p.columns)])]
         if rows.implementation.is_polars():
             # At once: polars finds the newest rows of samples once for both.
-            last, times = pl.collect_all(
+            last, sample, times = pl.collect_all(
                 [
                     rows.select(shown).tail(PREVIEW_ROWS).to_native(),
+                    rows.select(seen).tail(most).to_native(),
                     everything.select(_CREATED_AT).to_native(),
                 ]
             )
         else:  # SQL engines have no last rows, but newest
             newest = rows.sort(_CREATED_AT, descending=True).head(PREVIEW_ROWS)
             last = newest.select(shown).collect().to_polars()
+            sample = rows.sort(_CREATED_AT, descending=True).head(most)
+            sample = sample.select(seen).collect().to_polars() if most else pl.DataFrame()
             times = everything.select(_CREATED_AT).collect().to_polars()
         count, data_version = _count_and_version(times)
         metadata["dagster/row_count"] = count
         metadata["preview"] = mxd.build_table_preview_metadata(
             nw.from_native(last.lazy()), column_schema(feature), n_rows=PREVIEW_ROWS
         )
+        for preview in previews:
+            metadata.update(_shown(preview, sample, feature.id_columns))
     return metadata, data_version
+
+
+def _shown(preview: Preview, rows: pl.DataFrame, ids: Sequence[str]) -> Mapping[str, Any]:
+    """What a preview shows, if anything; that it cannot is no reason to fail a run that is done."""
+    rows = rows.tail(preview.most_rows)
+    try:
+        found = preview.show(rows.sort(ids), ids)
+    except Exception as error:
+        found = dg.MetadataValue.text(f"cannot be shown: {type(error).__name__}: {error}")
+    return {} if found is None else {preview.title: found}
 
 
 def count_and_version(rows: nw.LazyFrame[Any]) -> tuple[int, str]:

@@ -39,6 +39,7 @@ from dagster_metaxy.increment.compute import Compute
 from dagster_metaxy.increment.update import Update
 from dagster_metaxy.locations import Cache
 from dagster_metaxy.media.models import ModelError
+from dagster_metaxy.report.previews import Histogram, Preview
 from dagster_metaxy.resources._extras import MissingExtra
 
 
@@ -229,7 +230,10 @@ class PartitionedVideoComponent(FeatureComponent):
             )
 
         def asset(
-            runner: Videos | Update, *kinds: str, of_all_videos: bool = False
+            runner: Videos | Update,
+            *kinds: str,
+            previews: Sequence[Preview] = (),
+            of_all_videos: bool = False,
         ) -> FeatureAsset:
             attributes = {
                 "group_name": self.group_name or self.job_name,
@@ -242,6 +246,7 @@ class PartitionedVideoComponent(FeatureComponent):
                 partitioning=None if of_all_videos else partitioning,
                 remove_deleted_keys=self.remove_deleted_keys and isinstance(runner, Videos),
                 attributes={**self.asset_attributes(), **attributes},
+                previews=previews,
                 **self.op_options(),
             )
 
@@ -263,9 +268,12 @@ class PartitionedVideoComponent(FeatureComponent):
                     batch_size=step.batch_size,
                     **self.update_options(),
                 )
-                yield asset(update, step.type, of_all_videos=step.of_all_videos)
+                yield asset(
+                    update, step.type, previews=step.previews, of_all_videos=step.of_all_videos
+                )
 
-        return [asset(self._videos(project_root), "video"), *step_assets()]
+        lasts = Histogram("duration", "s")
+        return [asset(self._videos(project_root), "video", previews=[lasts]), *step_assets()]
 
     def _check_pattern(
         self, project_root: Path, root: FeatureAsset, project: MetaxyProject

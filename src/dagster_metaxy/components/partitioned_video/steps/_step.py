@@ -14,6 +14,7 @@ from dagster_metaxy import locations
 from dagster_metaxy.declare.feature import Feature
 from dagster_metaxy.increment.compute import ComputeContext
 from dagster_metaxy.increment.selection import Sample
+from dagster_metaxy.report.previews import Preview
 from dagster_metaxy.resources._extras import require
 
 Stream = Literal["video", "audio"]
@@ -32,6 +33,8 @@ class Step(BaseModel):
     """The extra of this package that brings what the step imports."""
     modules: ClassVar[tuple[str, ...]] = ()
     """The modules of that extra that it imports."""
+    previews: ClassVar[tuple[Preview, ...]] = ()
+    """What its materializations show."""
     of_all_videos: ClassVar[bool] = False
     """Whether its samples are made from all videos, and belong to no partition."""
     inputs: ClassVar[Mapping[str, str]] = {}

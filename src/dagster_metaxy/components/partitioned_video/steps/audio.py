@@ -15,12 +15,15 @@ from dagster_metaxy.declare.columns import Column
 from dagster_metaxy.declare.feature import Feature
 from dagster_metaxy.increment.compute import ComputeContext
 from dagster_metaxy.increment.selection import Sample
+from dagster_metaxy.report.previews import Histogram
 
 _MP3_RATES = (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
 
 
 class AudioStep(Step):
     """The sound of the video as an audio file; one sample per video that has any."""
+
+    previews = (Histogram("duration", "s"),)
 
     type: Literal["audio"] = Field(
         description="The sound of the video as an audio file; one sample per video that has any.",

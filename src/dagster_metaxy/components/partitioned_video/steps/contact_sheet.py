@@ -14,6 +14,7 @@ from dagster_metaxy.components.partitioned_video.steps._step import of_videos, v
 from dagster_metaxy.declare.columns import Column
 from dagster_metaxy.declare.feature import Feature
 from dagster_metaxy.increment.selection import Sample
+from dagster_metaxy.report.previews import Images
 
 if TYPE_CHECKING:
     from dagster_metaxy.media.contact_sheet import ContactSheet
@@ -24,6 +25,8 @@ _FILE = "contact_sheet.jpg"
 
 class ContactSheetStep(PictureStep):
     """A grid of frames of the video with their times, as a JPEG; one sample per video."""
+
+    previews = (Images("path", size=480),)
 
     type: Literal["contact_sheet"] = Field(
         description="A grid of frames of the video, evenly spaced, with their times, as a JPEG file;"

@@ -17,10 +17,13 @@ from dagster_metaxy.declare.columns import Column
 from dagster_metaxy.declare.feature import Feature, expansion
 from dagster_metaxy.increment.compute import ComputeContext
 from dagster_metaxy.increment.selection import Sample
+from dagster_metaxy.report.previews import Histogram
 
 
 class FacesStep(FrameStep):
     """The faces in each frame of a step `frames`; one sample per face."""
+
+    previews = (Histogram("score"),)
 
     extra: ClassVar[str] = "faces"
     modules: ClassVar[tuple[str, ...]] = ("onnxruntime",)

@@ -15,6 +15,7 @@ from dagster_metaxy.components.partitioned_video.steps._step import of_videos, v
 from dagster_metaxy.declare.columns import Column
 from dagster_metaxy.declare.feature import Feature, expansion
 from dagster_metaxy.increment.selection import Sample
+from dagster_metaxy.report.previews import Images
 
 if TYPE_CHECKING:
     from dagster_metaxy.media.decoding import Viewer
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 class FramesStep(PictureStep):
     """Pictures of the video, as image files; one sample per frame."""
+
+    previews = (Images("path"),)
 
     type: Literal["frames"] = Field(
         description="Pictures of the video, as image files; one sample per frame.",

@@ -14,10 +14,16 @@ from dagster_metaxy.declare.columns import Column
 from dagster_metaxy.declare.feature import Feature
 from dagster_metaxy.increment.compute import ComputeContext
 from dagster_metaxy.increment.selection import Sample
+from dagster_metaxy.report.previews import Curves, Histogram
 
 
 class LoudnessStep(Step):
     """The loudness of the sound by EBU R 128; one sample per video that has any."""
+
+    previews = (
+        Curves("short_term", "LUFS"),
+        Histogram("integrated", "LUFS"),
+    )
 
     type: Literal["loudness"] = Field(
         description="The loudness of the sound by EBU R 128: integrated, range, true peak, and its"

@@ -12,10 +12,13 @@ from dagster_metaxy.declare.columns import Column
 from dagster_metaxy.declare.feature import Feature, aggregation
 from dagster_metaxy.increment.compute import ComputeContext
 from dagster_metaxy.increment.selection import Sample
+from dagster_metaxy.report.previews import Lists
 
 
 class NearDuplicatesStep(Step):
     """The pairs of videos whose fingerprints are close, in one row."""
+
+    previews = (Lists("distances", "bits", ("video_ids", "other_ids")),)
 
     of_all_videos: ClassVar[bool] = True
     inputs: ClassVar[Mapping[str, str]] = {"fingerprint": "fingerprint"}

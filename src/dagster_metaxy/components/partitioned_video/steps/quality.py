@@ -15,6 +15,7 @@ from dagster_metaxy.components.partitioned_video.steps._step import of_videos, v
 from dagster_metaxy.declare.columns import Column
 from dagster_metaxy.declare.feature import Feature
 from dagster_metaxy.increment.selection import Sample
+from dagster_metaxy.report.previews import Curves, Histogram
 
 if TYPE_CHECKING:
     from dagster_metaxy.media.decoding import Viewer
@@ -23,6 +24,12 @@ if TYPE_CHECKING:
 
 class QualityStep(PictureStep):
     """Sharpness, brightness, contrast, motion, black and frozen share; one sample per video."""
+
+    previews = (
+        Curves("brightness_curve"),
+        Curves("motion_curve"),
+        Histogram("sharpness"),
+    )
 
     writes_files: ClassVar[bool] = False
 

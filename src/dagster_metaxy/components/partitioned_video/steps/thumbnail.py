@@ -14,6 +14,7 @@ from dagster_metaxy.components.partitioned_video.steps._step import of_videos, v
 from dagster_metaxy.declare.columns import Column
 from dagster_metaxy.declare.feature import Feature
 from dagster_metaxy.increment.selection import Sample
+from dagster_metaxy.report.previews import Images
 
 if TYPE_CHECKING:
     from dagster_metaxy.media.decoding import Viewer
@@ -24,6 +25,8 @@ _FILE = "thumbnail.jpg"
 
 class ThumbnailStep(PictureStep):
     """A frame that stands for the video, as a JPEG; one sample per video."""
+
+    previews = (Images("path"),)
 
     type: Literal["thumbnail"] = Field(
         description="A frame that stands for the video, the sharpest and richest in contrast of"
