@@ -171,6 +171,7 @@ class EncodedPicture(Output):
             format=context.pix_fmt,
             dst_colorspace="itu709" if frame.format.is_rgb else None,
             interpolation="BICUBIC",
+            dst_color_range=context.color_range or None,
         )
         made.time_base, made.pts, made.pict_type = self._base, at, 0
         self._lengths[at] = max(1, until - at)
