@@ -1,4 +1,4 @@
-"""Broken media files, made from good ones, always the same for one seed."""
+"""Broken media files, made from good ones; what is broken is always the same for one seed."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def _lying(data: bytearray, dice: random.Random, sources: _Sources) -> bytearray
     for _ in range(dice.randrange(1, 4)):
         if not fields:
             break
-        place = data.index(dice.choice(fields)) + 4 * dice.randrange(-1, 24)
+        place = data.find(dice.choice(fields)) + 4 * dice.randrange(-1, 24)
         place = max(0, min(place, len(data) - 4))
         data[place : place + 4] = dice.choice(_LIES)
     return data

@@ -406,9 +406,9 @@ def _pieces(media: Media, survey: _Survey, clips: Sequence[_Planned]) -> Generat
             streams.append(sound)
         told = 0
         for packet in container.demux(streams):
-            track = tracks[packet.stream_index]
             if not packet.size:
                 continue
+            track = tracks[packet.stream_index]
             for clip, time, what in track.take(packet):
                 yield _Piece(time, clip, packet.stream_index, what, streams)
             done = min(track.done for track in tracks.values())
