@@ -287,6 +287,32 @@ def test_odd_sizes_ten_bits_and_pixel_shape(tmp_path: Path) -> None:
         assert len([*file.decode(video=0)]) == 10
 
 
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("interlaced", [False, True])
+def test_range_and_fields_are_kept(tmp_path: Path, full: bool, interlaced: bool) -> None:
+    source = tmp_path / "source.mp4"
+    params = "interlaced=1:tff=1" if interlaced else "bframes=0"
+    with av.open(str(source), "w") as file:
+        stream = file.add_stream("libx264", rate=25, options={"qp": "0", "x264-params": params})
+        stream.width, stream.height, stream.pix_fmt = 160, 96, "yuv420p"
+        stream.codec_context.color_range = 2 if full else 1
+        for index in range(50):
+            frame = av.VideoFrame(160, 96, "yuv420p")
+            levels = (2, 128, 128) if full else (40, 128, 128)
+            for plane, level in zip(frame.planes, levels, strict=True):
+                plane.update(bytes([level]) * plane.buffer_size)
+            frame.pts = index
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode())
+    for clip in cut(source, tmp_path, at(0.92), crf=1):
+        with av.open(str(tmp_path / clip.file)) as file:
+            frame = next(file.decode(video=0))
+        assert not clip.copied
+        assert (frame.color_range == 2) == full
+        assert frame.to_ndarray()[:96].mean() == pytest.approx(2 if full else 40, abs=1)
+        assert frame.interlaced_frame == interlaced
+
+
 def test_damage_is_told_only_where_it_is_decoded(portrait: Path, tmp_path: Path) -> None:
     source = tools.damage(portrait, tmp_path / "source.mp4", 0.5, 20_000)
     with pytest.raises(MediaError, match=r"picture at .* s can't be decoded|Invalid data"):

@@ -11,6 +11,8 @@ from av.container import InputContainer
 from av.stream import Disposition, Stream
 from av.video.stream import VideoStream
 
+from dagster_metaxy.media.errors import MediaError
+
 # Tags that are not UTF-8 must not make a file unreadable. PyAV 19 escapes by itself.
 _TAGS: dict[str, Any] = (
     {"metadata_errors": "surrogateescape"} if int(av.__version__.split(".")[0]) < 19 else {}
@@ -38,6 +40,34 @@ def codec_name(stream: Stream) -> str:
     """The format's name (`av1`), not the decoder's (`libdav1d`)."""
     context = stream.codec_context
     return context.codec.canonical_name if context is not None else "unknown"
+
+
+def decoder(stream: Any) -> Any:
+    """The codec context of a stream, with one thread: more cost CPU per frame, and the caller has several
+    files in hand.
+
+    Raises:
+        MediaError: FFmpeg does not know the codec.
+    """
+    if stream.codec_context is None:
+        kind = {"video": "picture", "audio": "sound"}.get(stream.type, stream.type)
+        raise MediaError(f"there is no decoder for the {kind}")
+    stream.codec_context.thread_count = 1
+    return stream.codec_context
+
+
+LONGEST_GAP = 24 * 3600.0
+"""Seconds for which a picture may be on screen, or silence be."""
+
+
+def check_gap(before: float, after: float) -> None:
+    """Refuse times that no recording has; to show what is on screen all the while would have no end.
+
+    Raises:
+        MediaError: There is more than a day between these seconds.
+    """
+    if after - before > LONGEST_GAP:
+        raise MediaError(f"its times jump from {before:.2f} s to {after:.2f} s")
 
 
 def pictures(container: InputContainer) -> list[VideoStream]:

@@ -171,6 +171,7 @@ class EncodedPicture(Output):
             format=context.pix_fmt,
             dst_colorspace="itu709" if frame.format.is_rgb else None,
             interpolation="BICUBIC",
+            dst_color_range=context.color_range or None,
         )
         made.time_base, made.pts, made.pict_type = self._base, at, 0
         self._lengths[at] = max(1, until - at)
@@ -217,35 +218,41 @@ class EncodedSound(Output):
     def add(self, what: AudioFrame, time: float) -> Iterator[Packet]:
         shape = (what.format.name, what.layout.name, what.sample_rate)
         if shape != self._shape or abs(time - self._end) > _GAP:
-            self._flush()
+            yield from self._flushed()
             self._resampler = AudioResampler("fltp", self._layout, self._rate)
             self._shape = shape
             self._position = round((time - self._start) * self._rate)
         assert self._resampler is not None
         self._end = time + what.samples / what.sample_rate
         what.pts = None  # it is counted here
-        self._place(self._resampler.resample(what))
-        yield from self._full()
+        yield from self._placed(self._resampler.resample(what))
 
     def rest(self) -> Iterator[Packet]:
-        self._flush()
+        yield from self._flushed()
         yield from self._full(1)
         yield from self._stream.encode(None)
 
-    def _flush(self) -> None:
+    def _flushed(self) -> Iterator[Packet]:
         if self._resampler is not None:
-            self._place(self._resampler.resample(None))
+            yield from self._placed(self._resampler.resample(None))
 
-    def _place(self, frames: Sequence[AudioFrame]) -> None:
+    def _placed(self, frames: Sequence[AudioFrame]) -> Iterator[Packet]:
         """Add sound at its place: silence where there is none, nothing where there is some."""
         for frame in frames:
             sound = frame.to_ndarray().astype(np.float32, copy=False)
             have = self._encoded + self._kept.shape[1]
             start, self._position = self._position, self._position + sound.shape[1]
             sound = sound[:, max(0, have - start) : max(0, self._samples - start)]
-            if sound.shape[1]:
-                silence = np.zeros((len(sound), max(0, start - have)), np.float32)
-                self._kept = np.concatenate([self._kept, silence, sound], axis=1)
+            if not sound.shape[1]:
+                continue
+            for at in range(have, start, self._rate):
+                silence = np.zeros((len(sound), min(self._rate, start - at)), np.float32)
+                yield from self._more(silence)
+            yield from self._more(sound)
+
+    def _more(self, sound: np.ndarray) -> Iterator[Packet]:
+        self._kept = np.concatenate([self._kept, sound], axis=1)
+        yield from self._full()
 
     def _full(self, least: int = _AAC_SAMPLES) -> Iterator[Packet]:
         """What the encoder gives for all that is of the length which it takes."""

@@ -13,7 +13,7 @@ from av.audio.stream import AudioStream
 from av.container import InputContainer
 from av.packet import Packet
 
-from dagster_metaxy.media._container import Media, open_media, seconds
+from dagster_metaxy.media._container import Media, decoder, open_media, seconds
 from dagster_metaxy.media.errors import MediaError, Words, reading
 
 SPEECH_RATE = 16_000
@@ -77,7 +77,7 @@ class Decoder:
     """Decodes the packets of an audio track."""
 
     def __init__(self, stream: AudioStream, words: Words) -> None:
-        stream.codec_context.thread_count = 1
+        decoder(stream)
         self._stream = stream
         self._words = words
         self._time = 0.0

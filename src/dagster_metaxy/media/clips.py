@@ -26,7 +26,16 @@ from av.stream import Stream
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from dagster_metaxy.media._container import STILLS, Media, codec_name, open_media, pictures, seconds
+from dagster_metaxy.media._container import (
+    STILLS,
+    Media,
+    check_gap,
+    codec_name,
+    decoder,
+    open_media,
+    pictures,
+    seconds,
+)
 from dagster_metaxy.media._mp4 import Copied, EncodedPicture, EncodedSound, Output
 from dagster_metaxy.media._payload import unit_types
 from dagster_metaxy.media._sound import Decoder
@@ -191,6 +200,8 @@ def _survey(media: Media) -> _Survey:
                 continue
             stream = packet.stream
             time = seconds(stream, ticks)
+            if first is not None:
+                check_gap(end, time + seconds(stream, packet.duration or 0))
             first = time if first is None else min(first, time)
             end = max(end, time + seconds(stream, packet.duration or 0))
         if seen is not None and (seen.is_cover or not seen.times):
@@ -208,6 +219,8 @@ def _survey(media: Media) -> _Survey:
         origin = seconds(stream, start)
         shown = np.unique(np.array(seen.times, np.int64))
         frames = (shown[shown >= start] - start) * float(stream.time_base or 1)
+        if first is not None:
+            check_gap(seconds(stream, seen.end), first)
         picture_end = max(float(frames[-1]) + 1e-3, seconds(stream, seen.end - start))
         return _Survey(
             origin,
@@ -239,7 +252,7 @@ class _Seen:
         self._keyframes: dict[int, int] = {}
         self._first_key: int | None = None
         self._latest: int | None = None
-        stream.codec_context.thread_count = 1
+        decoder(stream)
 
     def add(self, packet: Packet) -> None:
         number = len(self.times)
@@ -250,7 +263,11 @@ class _Seen:
         length = packet.duration if self.has_times and packet.duration else 0
         if not length and (rate := self.stream.guessed_rate):
             length = round(1 / (rate * (self.stream.time_base or 1)))
-        self.end = max(self.end, ticks + length)
+        if number:
+            check_gap(seconds(self.stream, self.end), seconds(self.stream, ticks + length))
+            self.end = max(self.end, ticks + length)
+        else:
+            self.end = ticks + length
         if packet.pts is None:
             self.has_times = False
         if packet.is_keyframe:
@@ -389,9 +406,9 @@ def _pieces(media: Media, survey: _Survey, clips: Sequence[_Planned]) -> Generat
             streams.append(sound)
         told = 0
         for packet in container.demux(streams):
-            track = tracks[packet.stream_index]
             if not packet.size:
                 continue
+            track = tracks[packet.stream_index]
             for clip, time, what in track.take(packet):
                 yield _Piece(time, clip, packet.stream_index, what, streams)
             done = min(track.done for track in tracks.values())
@@ -426,7 +443,7 @@ class _PictureTrack:
         self._shown: VideoFrame | None = None
         self._begun: set[int] = set()
         self._decoded = False
-        stream.codec_context.thread_count = 1
+        decoder(stream)
 
     def _time(self, ticks: int) -> float:
         return seconds(self._stream, ticks) - self._origin

@@ -22,7 +22,17 @@ from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from dagster_metaxy.media._container import STILLS, Media, codec_name, open_media, pictures, seconds
+from dagster_metaxy.media._container import (
+    LONGEST_GAP,
+    STILLS,
+    Media,
+    check_gap,
+    codec_name,
+    decoder,
+    open_media,
+    pictures,
+    seconds,
+)
 from dagster_metaxy.media._picture import Picture
 from dagster_metaxy.media.errors import MediaError, Words, reading
 
@@ -196,13 +206,10 @@ def _opened(
         stream = next(iter(pictures(container)), None)
         if stream is None:
             raise MediaError("no picture stream")
-        # One thread: more cost CPU per frame, and the caller has several videos in hand.
-        if stream.codec_context is not None:
-            stream.codec_context.thread_count = 1
-        context = stream.codec_context
+        context = decoder(stream)
         video = Video(
-            context.width if context else 0,
-            context.height if context else 0,
+            context.width,
+            context.height,
             float(stream.guessed_rate or 0) or None,
             lambda: _measured(media, container, stream),
         )
@@ -265,8 +272,11 @@ def _sampled(
             continue
         if packet.pts is None or packet.is_corrupt or packet.is_discard:
             raise _DecodeAll
+        start = packet.pts if start is None else start
+        until = _end(packet, stream, start)
+        if until - end > LONGEST_GAP:
+            raise _DecodeAll
         if packet.is_keyframe:
-            start = packet.pts if start is None else start
             time = seconds(stream, packet.pts - start)
             if group:
                 yield from _wanted_of(group, stream, start, orders, time)
@@ -279,7 +289,7 @@ def _sampled(
             raise _DecodeAll
         group.append(packet)
         size += packet.size
-        end = max(end, _end(packet, stream, start or 0))
+        end = max(end, until)
     if start is None:
         raise _DecodeAll
     yield from _wanted_of(group, stream, start, orders, end, last=True)
@@ -355,9 +365,10 @@ def _decoded(
     count, end = 0, 0.0
     is_still = codec_name(stream) in STILLS
     for time, until, frame in _timed(container, stream, words):
+        check_gap(end, until)
         if shown is not None:
             yield from _due(orders, time, shown)
-        shown, end = Picture(frame, time, pixel_aspect), until
+        shown, end = Picture(frame, time, pixel_aspect), max(end, until)
         count += 1
         for order in orders:
             if order.which is Which.EVERY or (order.which and frame.key_frame):
@@ -392,7 +403,7 @@ def _timed(
         start = time if start is None else start
         duration = seconds(stream, frame.duration or 0) or interval
         end = time - start + duration
-        yield time - start, end, frame
+        yield max(0.0, time - start), end, frame
 
 
 def _decode(container: InputContainer, stream: VideoStream, words: Words) -> Iterator[VideoFrame]:

@@ -13,6 +13,7 @@ from PIL import Image
 from dagster_metaxy.media._container import Media
 from dagster_metaxy.media._picture import Picture, Pixels
 from dagster_metaxy.media.decoding import Times, Video, Viewer, Which, look, midpoints
+from dagster_metaxy.media.errors import MediaError
 
 Format = Literal["jpeg", "png", "webp"]
 
@@ -136,7 +137,13 @@ class FrameTaker(Viewer[list[Frame]]):
         image = Image.fromarray(picture.rgb(self._max_size))
         file = Path(self._directory, f"frame_{index:06d}.{_ENDINGS[self._format]}")
         options = {} if self._format == "png" else {"quality": self._quality}
-        image.save(file, self._format, **options)
+        try:
+            image.save(file, self._format, **options)
+        except (OSError, ValueError) as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise  # of the disk
+            size = f"{image.width} x {image.height}"
+            raise MediaError(f"{size} pixels can't be written as {self._format}") from error
         size = file.stat().st_size
         self._frames.append(
             Frame(index, round(time, 6), file.name, image.width, image.height, size)

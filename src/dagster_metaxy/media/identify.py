@@ -19,7 +19,15 @@ from av.packet import Packet
 from av.stream import Stream
 from av.video.stream import VideoStream
 
-from dagster_metaxy.media._container import STILLS, Media, codec_name, open_media, pictures, seconds
+from dagster_metaxy.media._container import (
+    STILLS,
+    Media,
+    codec_name,
+    decoder,
+    open_media,
+    pictures,
+    seconds,
+)
 from dagster_metaxy.media._payload import AacPayload, NalPayload, Payload, digest
 from dagster_metaxy.media.errors import MediaError, Words, reading
 
@@ -96,17 +104,20 @@ def _identity(
         used: list[_Track] = [*([picture] if picture else []), *sounds]
         duration = max(t.end for t in used) - min(t.start for t in used)
     sound = sounds[0] if sounds else None
+    # None where FFmpeg does not know the codec.
+    shape = picture.stream.codec_context if picture else None
+    heard = sound.stream.codec_context if sound else None
     return Identity(
         container=kind,
         duration=round(duration, 6),
-        width=picture.stream.width if picture else None,
-        height=picture.stream.height if picture else None,
+        width=shape.width if shape else None,
+        height=shape.height if shape else None,
         rotation=picture.rotation if picture else None,
         frame_rate=picture.frame_rate if picture else None,
         video_codec=picture.codec if picture else None,
         audio_codec=sound.codec if sound else None,
-        audio_rate=sound.stream.sample_rate if sound else None,
-        audio_channels=sound.stream.layout.nb_channels if sound else None,
+        audio_rate=heard.sample_rate if heard else None,
+        audio_channels=heard.layout.nb_channels if heard else None,
         video=picture.version if picture else NONE,
         audio=digest(*sorted(track.version for track in sounds)) if sounds else NONE,
     )
@@ -177,7 +188,7 @@ class _Picture(_Track):
         # PyAV shows rotation on decoded frames only, so the first one is decoded.
         self._patience = self.PATIENCE if stream.codec_context is not None else 0
         if self._patience:
-            stream.codec_context.thread_count = 1
+            decoder(stream)
         else:
             self.add = super().add  # type: ignore[method-assign]
 
