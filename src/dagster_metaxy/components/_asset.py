@@ -687,7 +687,12 @@ class FeatureAsset:
             UpdateError: What the source has now cannot be told.
         """
         known = self._keys(
-            store, self.feature.key, with_feature_history=True, include_soft_deleted=True
+            store,
+            self.feature.key,
+            with_feature_history=True,
+            # Of samples that are in another partition now, too.
+            with_sample_history=True,
+            include_soft_deleted=True,
         )
         plan = self.runner.plan(store, self.scope(None))
         arrived = {task.partition for task in plan.pending}

@@ -12,10 +12,7 @@ from dagster_metaxy.components._base import FeatureComponent
 from dagster_metaxy.declare.columns import UNCHECKED, Column
 from dagster_metaxy.declare.errors import did_you_mean
 from dagster_metaxy.declare.feature import Feature
-from dagster_metaxy.declare.partitions import Partitioning, refusal
-
-_KEY_TYPES = ("str", "int", "bool", "date")
-_TIME_TYPES = ("str", "date", "datetime")
+from dagster_metaxy.declare.partitions import Partitioning, key_types, refusal
 
 
 def partitioned(
@@ -64,8 +61,7 @@ def partitioned(
                 "columns",
                 name,
             )
-        is_window = isinstance(definition, dg.TimeWindowPartitionsDefinition)
-        types = _TIME_TYPES if is_window else _KEY_TYPES
+        types = key_types(definition)
         if column.type not in (*types, UNCHECKED):
             raise owner.error(
                 f"partitions are found by a column of type {', '.join(types)}; {name!r} is"

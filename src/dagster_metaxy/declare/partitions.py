@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, time, timezone
 from functools import lru_cache
@@ -14,6 +14,8 @@ import dagster as dg
 from pydantic import BaseModel, ConfigDict, Field, InstanceOf
 from pydantic.json_schema import SkipJsonSchema
 
+from dagster_metaxy.declare.columns import Column
+from dagster_metaxy.declare.errors import did_you_mean
 from dagster_metaxy.declare.keys import PartitionError, PatternError
 from dagster_metaxy.declare.schema import TEMPLATE, one_of, tagged, text_or
 
@@ -352,6 +354,12 @@ def partition_columns(
     return tuple(partition_by[name] for name in names)
 
 
+def key_types(definition: dg.PartitionsDefinition) -> Sequence[str]:
+    """The types of columns whose values name partitions of one dimension."""
+    is_window = isinstance(definition, dg.TimeWindowPartitionsDefinition)
+    return ("str", "date", "datetime") if is_window else ("str", "int", "bool", "date")
+
+
 def keys_of(definition: dg.PartitionsDefinition) -> Callable[..., str]:
     """How values name a partition: by themselves, or the window that a time lies in.
 
@@ -444,17 +452,40 @@ def _time(text: str) -> date:
     raise PartitionError(f"{text!r} is neither a partition key nor a date in ISO 8601")
 
 
+VideoColumn = Annotated[
+    str | None,
+    Field(
+        description="The column, of those that the source keeps (`columns`), which says in which"
+        " partition a video is: a text that is the key, or for windows of time a date, a datetime,"
+        " or text in ISO 8601. Of sources of type `sql` and `http`.",
+        examples=["recorded_at"],
+    ),
+]
+VideosEndOffset = Annotated[
+    int,
+    Field(
+        description="How many windows beyond the last complete one exist; with 1, the one that is"
+        " still open is there.",
+        examples=[1],
+    ),
+]
+
+
 class VideosDynamic(_Partitions):
-    """One partition per video."""
+    """One partition per video, or per value of a column."""
 
     type: Literal["dynamic"] = Field(
-        description="One partition per video, registered as videos appear.", examples=["dynamic"]
+        description="One partition per video, or per value of a `column`, registered as videos"
+        " appear.",
+        examples=["dynamic"],
     )
+    column: VideoColumn = None
 
 
 class VideosStatic(Static):
-    """A fixed set of partitions, found in the path of each video."""
+    """A fixed set of partitions, found in the path of each video, or in a column."""
 
+    column: VideoColumn = None
     pattern: str = Field(
         default=FIRST_FOLDER,
         description="Regular expression searched in the video's path below the source; its first"
@@ -463,15 +494,11 @@ class VideosStatic(Static):
     )
 
 
-class VideosDaily(_FromDate):
-    """One partition per day, found in the path of each video."""
+class VideosDaily(Daily):
+    """One partition per day, found in the path of each video, or in a column."""
 
-    type: Literal["daily"] = Field(description="One partition per day.", examples=["daily"])
-    end_offset: int = Field(
-        default=1,
-        description="How many days beyond the last complete one exist; with 1, today is there.",
-        examples=[1],
-    )
+    end_offset: VideosEndOffset = 1
+    column: VideoColumn = None
     pattern: str = Field(
         default=DATE,
         description="Regular expression searched in the video's path below the source; its first"
@@ -480,20 +507,53 @@ class VideosDaily(_FromDate):
     )
     format: str = Field(
         default="%Y-%m-%d",
-        description="How the date is written, as Python's strptime spells it.",
+        description="How the date is written in the path, as Python's strptime spells it.",
         examples=["%Y-%m-%d", "%Y%m%d"],
     )
 
 
+class VideosHourly(Hourly):
+    """One partition per hour, found in a column."""
+
+    end_offset: VideosEndOffset = 1
+    column: VideoColumn = None
+
+
+class VideosWeekly(Weekly):
+    """One partition per week, found in a column."""
+
+    end_offset: VideosEndOffset = 1
+    column: VideoColumn = None
+
+
+class VideosMonthly(Monthly):
+    """One partition per month, found in a column."""
+
+    end_offset: VideosEndOffset = 1
+    column: VideoColumn = None
+
+
 VideoPartitions = (
     Literal["none", "dynamic"]
-    | Annotated[VideosDynamic | VideosStatic | VideosDaily, Field(discriminator="type")]
+    | Annotated[
+        VideosDynamic | VideosStatic | VideosHourly | VideosDaily | VideosWeekly | VideosMonthly,
+        Field(discriminator="type"),
+    ]
 )
 """What the `partitions:` block of a collection of videos may be."""
 
 VIDEO_PARTITIONS_SCHEMA = text_or(
     one_of(("none", "dynamic")),
-    tagged({"dynamic": VideosDynamic, "static": VideosStatic, "daily": VideosDaily}),
+    tagged(
+        {
+            "dynamic": VideosDynamic,
+            "static": VideosStatic,
+            "hourly": VideosHourly,
+            "daily": VideosDaily,
+            "weekly": VideosWeekly,
+            "monthly": VideosMonthly,
+        }
+    ),
 )
 
 
@@ -524,23 +584,70 @@ def dynamic_key(video_id: str) -> str:
     return _UNSAFE_IN_KEYS.sub(lambda m: "".join(f"%{ord(c):02X}" for c in m.group()), video_id)
 
 
-def video_partitioning(locate: Locate, model: Any, *, name: str) -> Partitioning | None:
+def _check_video_column(
+    locate: Locate,
+    definition: dg.PartitionsDefinition,
+    name: str,
+    columns: Mapping[str, Column] | None,
+) -> None:
+    """Refuse a column that videos are not known by before they are read, or whose values are no keys."""
+    if columns is None:
+        raise locate(
+            "files have no columns: partitions of a source of type `files` are found in the path, by"
+            " a `pattern`",
+            "column",
+        )
+    if name not in columns:
+        kept = f" (kept: {', '.join(columns)})" if columns else ""
+        raise locate(
+            f"the source keeps no column {name!r}{kept}: add it to the source's `columns`, such as"
+            f" `columns: {{{name}: str}}`.{did_you_mean(name, columns)}",
+            "column",
+        )
+    types = key_types(definition)
+    if columns[name].type not in types:
+        raise locate(
+            f"partitions are found by a column of type {', '.join(types)}; {name!r} is"
+            f" {columns[name].type}",
+            "column",
+        )
+
+
+def video_partitioning(
+    locate: Locate, model: Any, *, name: str, columns: Mapping[str, Column] | None = None
+) -> Partitioning | None:
     """How videos are partitioned.
 
     Args:
         locate: Makes errors about the block, or what is at a path below it.
         model: A `VideoPartitions`.
         name: The name of the set of dynamic partitions.
+        columns: Those that the source keeps; None where it has none.
     """
     if model == "none":
         return None
-    if model == "dynamic" or model.type == "dynamic":
-        return Partitioning(dg.DynamicPartitionsDefinition(name=name), ("video_id",), dynamic_key)
-    options = model.model_dump()
+    options = {"type": "dynamic"} if model == "dynamic" else model.model_dump()
     kind = options.pop("type")
-    pattern = _pattern(locate, options.pop("pattern"))
-    date_format = options.pop("format", None)
+    column = options.pop("column", None)
+    of_path = {option: options.pop(option, None) for option in ("pattern", "format")}
+    if kind == "dynamic":
+        options["name"] = name
+    if column is None and kind not in ("dynamic", "static", "daily"):
+        raise locate(f"{kind} partitions are found in a column: name it in `column`")
     definition = _definition(locate, kind, options)
+    if column is not None:
+        for option in of_path:
+            if option in model.model_fields_set:
+                raise locate(
+                    f"`{option}` is about paths, but partitions are found in the column {column!r}:"
+                    " leave one of them out",
+                    option,
+                )
+        _check_video_column(locate, definition, column, columns)
+        return Partitioning(definition, (column,), keys_of(definition))
+    if kind == "dynamic":
+        return Partitioning(definition, ("video_id",), dynamic_key)
+    pattern, date_format = _pattern(locate, of_path["pattern"]), of_path["format"]
 
     def static_key(video_id: str) -> str:
         key = _search(pattern, video_id)

@@ -84,11 +84,13 @@ class Listing:
         unreadable: Relative paths that could not be looked at, with the reason.
         dangling: Relative paths of links that lead nowhere: there may be folders behind them, of
             a disk that is not mounted.
+        kept: Of those of the unreadable that a table gives, the further columns.
     """
 
     files: list[File] = field(default_factory=list)
     unreadable: dict[str, str] = field(default_factory=dict)
     dangling: set[str] = field(default_factory=set)
+    kept: dict[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def may_hold(self, relative_path: str) -> bool:
         """Whether a path that is not listed may still be there."""

@@ -176,14 +176,16 @@ def _failed(instance: dg.DagsterInstance, run_key: str | None, report_op: str) -
 
 
 def _surely_new(compared: Comparison, partitioning: Partitioning) -> Iterable[str]:
-    """Keys of new videos, less those that may be a vanished one at another place.
+    """Keys of new videos, less those that may be a vanished one at another place, and of those whose
+    columns say another one.
 
-    Only hashing can tell these; the run does, and registers what is new after all.
+    Only hashing can tell what has moved; the run does, and registers what is new after all.
     """
     vanished_sizes = {row["size"] for row in compared.vanished.values()}
-    for file, video_id in compared.new:
-        if file.size not in vanished_sizes:
-            try:
-                yield partitioning.key({"video_id": video_id})
-            except PartitionError:
-                continue
+    new = [(f, i) for f, i in compared.new if f.id is not None or f.size not in vanished_sizes]
+    known = [(file, row["video_id"]) for file, row in (*compared.changed, *compared.retold)]
+    for file, video_id in (*new, *known):
+        try:
+            yield partitioning.key({"video_id": video_id, **file.kept})
+        except PartitionError:
+            continue

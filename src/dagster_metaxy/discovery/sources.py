@@ -210,5 +210,6 @@ class Records:
             for name, seen in zip(files, pool.map(look, files.values()), strict=True):
                 if isinstance(seen, str):
                     listing.unreadable[name] = seen
+                    listing.kept[name] = files[name].kept
                 else:
                     yield seen

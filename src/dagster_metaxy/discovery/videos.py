@@ -56,6 +56,8 @@ if TYPE_CHECKING:
 Row = Mapping[str, Any]
 
 
+_NAMED = 5
+
 HASH_VERSION = "1"
 """Code version of the stream hashes: another canonical form makes every video new."""
 
@@ -127,9 +129,18 @@ class Comparison:
     vanished: dict[str, Row] = field(default_factory=dict)
 
     @property
+    def retold(self) -> list[tuple[File, Row]]:
+        """The unchanged files of which the source gives further columns with other values."""
+        return [
+            (file, row)
+            for file, row in self.unchanged
+            if any(row.get(name) != value for name, value in file.kept.items())
+        ]
+
+    @property
     def nothing_to_do(self) -> bool:
         """Whether store and source agree."""
-        return not (self.changed or self.new or self.vanished)
+        return not (self.changed or self.new or self.vanished or self.retold)
 
 
 def compare(listing: Listing, rows: Sequence[Row], current: set[str] | None = None) -> Comparison:
@@ -315,6 +326,7 @@ class Videos:
                 )
             live = self._refresh(store, compared, scope, outcome)
             live |= self._identify(store, ledger, work, compared, current, scope, runtime, outcome)
+            outcome.notes.extend(self._outside(listing, scope))
             gone = self._gone(listing, compared, work, scope, outcome.notes)
             since = {(video_id,): known[video_id] for video_id in gone if video_id in known}
             for (video_id,) in delete_gone(store, self.feature, since):
@@ -325,7 +337,7 @@ class Videos:
             outcome.remaining = Plan(
                 self.feature, refused=[*outcome.failed, *outcome.quarantined], left=plan.left
             )
-        outcome.settle({self._partition(scope, video_id) for video_id in live})
+        outcome.settle(live)
         outcome.seconds = time.monotonic() - started
         return outcome
 
@@ -387,25 +399,30 @@ class Videos:
         """Which files are read, and why."""
         work = _Work(Plan(self.feature))
         plan = work.plan
-        known = {row["relative_path"]: row["video_id"] for row in rows}
+        known = {row["relative_path"]: row for row in rows}
         for path, reason in listing.unreadable.items():
-            if path not in known:
+            row = known.get(path)
+            if row is None:
                 work.unseen.append(path)
-            video_id = known.get(path) or self.source.video_id(path)
-            plan.refused.append(self._refused(scope, video_id, "OSError", path, reason))
+                row = {"video_id": self.source.video_id(path)}
+            sample = {**row, **listing.kept.get(path, {})}
+            plan.refused.append(self._refused(scope, sample, "OSError", path, reason))
         candidates = list(self._candidates(compared))
         entries = ledger.read({(video_id,) for _, video_id, _ in candidates}) if candidates else {}
         for file, video_id, row in candidates:
             ids = (video_id,)
+            sample = {"video_id": video_id, **file.kept}
             try:
-                partition = scope.key_of({"video_id": video_id}) if scope.key_of else None
+                partition = scope.key_of(sample) if scope.key_of else None
             except PartitionError as error:
-                if scope.keys is None:  # a matter of the whole collection
-                    path = file.relative_path
-                    plan.refused.append(
-                        self._refused(scope, video_id, "PartitionError", path, str(error))
-                    )
-                continue
+                partition = None
+                if scope.follows_path:
+                    if scope.keys is None:  # a matter of the whole collection
+                        path = file.relative_path
+                        plan.refused.append(
+                            self._refused(scope, sample, "PartitionError", path, str(error))
+                        )
+                    continue
             task = Task([], ids, partition, stale=row is not None, provenance=_file_version(file))
             entry = entries.get(ids)
             if entry is not None and entry.version == task.provenance and entry.failure:
@@ -427,12 +444,11 @@ class Videos:
         return work
 
     def _refused(
-        self, scope: Scope, video_id: str, error: str, path: str, message: str
+        self, scope: Scope, sample: Row, error: str, path: str, message: str
     ) -> FailedSample:
-        partition = self._partition(scope, video_id)
-        return FailedSample(
-            {"video_id": video_id}, error, f"{path}: {message}", partition=partition
-        )
+        named = {"video_id": sample["video_id"]}
+        partition = self._partition(scope, sample)
+        return FailedSample(named, error, f"{path}: {message}", partition=partition)
 
     def listed(self, store: mx.MetadataStore) -> set[str]:
         """The ids of those known videos whose file the source lists; none where that takes a
@@ -449,31 +465,54 @@ class Videos:
         paths = {file.relative_path for file in self.listing().files}
         return {r["video_id"] for r in self.stored(store)[0] if r["relative_path"] in paths}
 
-    def _partition(self, scope: Scope, video_id: str) -> str | None:
+    def _partition(self, scope: Scope, sample: Row) -> str | None:
         """The partition of a video; none where it belongs to none."""
-        return scope.key({"video_id": video_id})
+        # Rows from before the source kept the column do not have it.
+        return scope.key({**dict.fromkeys(scope.columns), **sample})
+
+    def _outside(self, listing: Listing, scope: Scope) -> Iterator[str]:
+        """A note on the videos that are in no partition, since what their column says is none."""
+        if scope.key_of is None or scope.follows_path or scope.keys is not None:
+            return
+        outside: dict[str, str] = {}
+        for file in listing.files:
+            try:
+                scope.key_of({"video_id": file.stem, **file.kept})
+            except PartitionError as error:
+                outside[file.stem] = str(error)
+        if outside:
+            shown = "; ".join(f"{name}: {why}" for name, why in list(outside.items())[:_NAMED])
+            yield (
+                f"{len(outside)} videos belong to no partition, so that only runs over all compute"
+                f" them: {shown}{'; ...' if len(outside) > _NAMED else ''}"
+            )
 
     def _may_keep_id(self, scope: Scope, candidate: str, former: str) -> bool:
         """Whether a moved video stays in its partition: one that leaves it is another video, since
         a partition by folder or date is found in the id."""
         if not scope.follows_path:
             return True
-        return self._partition(scope, candidate) == self._partition(scope, former)
+        one, other = ({"video_id": video_id} for video_id in (candidate, former))
+        return self._partition(scope, one) == self._partition(scope, other)
 
     def _refresh(
         self, store: mx.MetadataStore, compared: Comparison, scope: Scope, outcome: Outcome
-    ) -> set[str]:
+    ) -> set[str | None]:
         """Rewrite rows of unchanged files of which the source tells something else: where they lie,
-        since its folder was renamed, or further columns."""
-        live = set()
+        since its folder was renamed, or further columns; gives the partitions of unchanged files."""
+        live: set[str | None] = set()
         other = []
         for file, row in compared.unchanged:
-            if scope.covers(self._partition(scope, row["video_id"])):
-                live.add(row["video_id"])
-                told = {"path": file.path, **file.kept}
-                if any(row.get(name) != value for name, value in told.items()):
-                    empty = dict.fromkeys(self.feature.columns)
-                    other.append({**empty, **row, **told})
+            told = {"path": file.path, **file.kept}
+            before, now = (self._partition(scope, sample) for sample in (row, {**row, **told}))
+            if scope.covers(now):
+                live.add(now)
+            if (scope.covers(now) or scope.covers(before)) and any(
+                row.get(name) != value for name, value in told.items()
+            ):
+                other.append({**dict.fromkeys(self.feature.columns), **row, **told})
+                if before != now:
+                    outcome.touch(key for key in (before, now) if scope.covers(key))
         if other:
             self._write(store, other, outcome)
             outcome.notes.append(
@@ -492,8 +531,9 @@ class Videos:
         scope: Scope,
         runtime: Runtime,
         outcome: Outcome,
-    ) -> set[str]:
-        """Read files, and write what their streams hold; gives the ids of those that could be read.
+    ) -> set[str | None]:
+        """Read files, and write what their streams hold; gives the partitions of those that could be
+        read.
 
         The plan then says of each what was found.
         """
@@ -508,7 +548,7 @@ class Videos:
         by_versions: dict[Any, list[Row]] = {}
         for row in compared.vanished.values():
             by_versions.setdefault(_versions(row[stores.PROVENANCE_BY_FIELD]), []).append(row)
-        live: set[str] = set()
+        live: set[str | None] = set()
         chunk: list[Row] = []
         entries: list[Entry] = []
         since = time.monotonic()
@@ -540,15 +580,18 @@ class Videos:
                 )
                 video_id = row["video_id"]
                 del compared.vanished[video_id]
+            now = self._partition(scope, {"video_id": video_id, **file.kept})
+            if row is not None and (before := self._partition(scope, row)) != now:
+                outcome.touch(key for key in (before, now) if scope.covers(key))
             if row is None:
-                outcome.count("new", self._partition(scope, video_id))
+                outcome.count("new", now)
                 plan.tasks.append(task)
             elif row[stores.PROVENANCE_BY_FIELD] != versions or video_id not in current:
-                outcome.count("stale", self._partition(scope, video_id))
+                outcome.count("stale", now)
                 plan.tasks.append(self._explained(task, video_id, row, versions))
             else:
                 refreshed += 1
-            live.add(video_id)
+            live.add(now)
             outcome.cost({"video_id": video_id}, cost)
             entries.append(Entry((video_id,), task.provenance, rows=1, cost=cost))
             chunk.append(self._row(file, status, video_id, identity, versions))
@@ -693,8 +736,8 @@ class Videos:
         """
         vanished = {
             video_id: partition
-            for video_id in compared.vanished
-            if scope.covers(partition := self._partition(scope, video_id))
+            for video_id, row in compared.vanished.items()
+            if scope.covers(partition := self._partition(scope, row))
         }
         if not vanished:
             return {}

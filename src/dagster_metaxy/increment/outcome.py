@@ -6,7 +6,7 @@ import datetime
 import os
 import time
 import traceback
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -261,6 +261,12 @@ class Outcome:
             counts.append(self.partitions.setdefault(partition, Counts()))
         for c in counts:
             setattr(c, what, getattr(c, what) + 1)
+
+    def touch(self, keys: Iterable[str | None]) -> None:
+        """Take note of partitions that got or lost samples without anything being computed."""
+        for key in keys:
+            if key is not None:
+                self.partitions.setdefault(key, Counts())
 
     def settle(self, keys: Collection[str | None]) -> None:
         """Of the partitions that were brought up to date, remember those in which none failed."""

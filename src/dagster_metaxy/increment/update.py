@@ -239,6 +239,7 @@ class Update:
             elif not store.has_feature(self.feature.key):
                 outcome.notes.extend(self._unseen(store))
             self._delete_orphans(store, ledger, plan, artifacts, outcome)
+            self._move(store, scope, outcome)
         finally:
             artifacts.close()
         if plan.tasks:
@@ -548,6 +549,47 @@ class Update:
         ledger.delete(gone)
         # Not what another run has published since, of which it is about to write the row.
         self._retire(artifacts, folders, outcome)
+
+    def _move(self, store: mx.MetadataStore, scope: Scope, outcome: Outcome) -> None:
+        """Rewrite the rows of samples that are in another partition now than when they were computed:
+        the columns that say so make nothing stale."""
+        parents = self.feature.parent_columns
+        further = [c for c in dict.fromkeys(scope.columns) if c not in parents]
+        if not further or not store.has_feature(self.feature.key):
+            return
+        there = store.read(self.feature.key).collect_schema().names()
+        own = [c for c in (*parents, *further) if c in there]
+        rows = stores.read(store, self.feature.key, columns=[*self.feature.id_columns, *own])
+        samples = rows.select(own).unique() if rows is not None else None
+        now = None if samples is None else self._parents(store, samples, further)
+        if samples is None or now is None:
+            return
+        told = {
+            tuple(row[c] for c in parents): {c: row[c] for c in further}
+            for row in now.iter_rows(named=True)
+        }
+        moved: dict[Ids, str | None] = {}
+        for row in samples.iter_rows(named=True):
+            ids = tuple(row[c] for c in parents)
+            if ids not in told or all(row.get(c) == told[ids][c] for c in further):
+                continue
+            before = scope.key({**dict.fromkeys(further), **row})
+            after = scope.key({**row, **told[ids]})
+            if scope.covers(before) or scope.covers(after):
+                moved[ids] = after
+                outcome.touch(key for key in (before, after) if scope.covers(key))
+        if not moved:
+            return
+        rewritten = [
+            {**dict.fromkeys(self.feature.columns), **row, **told[tuple(row[c] for c in parents)]}
+            for row in stores.rows_of(store, self.feature.key, parents, moved)
+        ]
+        stores.append(store, self.feature.key, stores.typed(self.feature, rewritten))
+        outcome.written += len(rewritten)
+        outcome.notes.append(
+            f"{len(moved)} samples have other values in {', '.join(further)}, by which partitions are"
+            " found: their rows say so now, and nothing is computed"
+        )
 
     def _settle(
         self,

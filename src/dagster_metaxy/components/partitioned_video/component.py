@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from graphlib import TopologicalSorter
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,8 +26,10 @@ from dagster_metaxy.components.partitioned_video.sources import (
 )
 from dagster_metaxy.components.partitioned_video.steps import STEPS, AnyStep
 from dagster_metaxy.components.partitioned_video.steps._picture import PictureStep, look_together
+from dagster_metaxy.declare.feature import Feature
 from dagster_metaxy.declare.partitions import (
     VIDEO_PARTITIONS_SCHEMA,
+    Partitioning,
     VideoPartitions,
     video_partitioning,
 )
@@ -111,8 +114,14 @@ class PartitionedVideoComponent(FeatureComponent):
             "object",
             description="How the collection is cut for Dagster's UI and its backfills: `none`;"
             " `dynamic`, one partition per video; `static`, with given keys; `daily`, by a date in"
-            " the path. What is computed is decided video by video in any case.",
-            examples=["dynamic", {"type": "daily", "start_date": "2026-01-01"}],
+            " the path. By a `column` that the source keeps, also `hourly`, `weekly` and `monthly`,"
+            " with any number of videos in a partition. What is computed is decided video by video"
+            " in any case.",
+            examples=[
+                "dynamic",
+                {"type": "daily", "start_date": "2026-01-01"},
+                {"type": "dynamic", "column": "camera"},
+            ],
         ),
     ] = "none"
     remove_deleted_keys: Annotated[
@@ -219,6 +228,7 @@ class PartitionedVideoComponent(FeatureComponent):
             lambda message, *path: self.error(message, "partitions", *path),
             self.partitions,
             name=self.feature_prefix,
+            columns=getattr(self.source, "columns", None),
         )
         if self.remove_deleted_keys and not (
             partitioning and isinstance(partitioning.definition, dg.DynamicPartitionsDefinition)
@@ -257,8 +267,11 @@ class PartitionedVideoComponent(FeatureComponent):
                     step.check_installed()
                 except (MissingExtra, ModelError) as error:
                     raise self.error(str(error), "steps") from None
+                feature = step.feature(self.feature_prefix)
+                if partitioning is not None and not step.of_all_videos:
+                    feature = self._seeing(feature, partitioning)
                 update = Update(
-                    step.feature(self.feature_prefix),
+                    feature,
                     Compute(
                         step.reading_through(self._cache(project_root)).compute,
                         joint=look_together if isinstance(step, PictureStep) else None,
@@ -274,6 +287,23 @@ class PartitionedVideoComponent(FeatureComponent):
 
         lasts = Histogram("duration", "s")
         return [asset(self._videos(project_root), "video", previews=[lasts]), *step_assets()]
+
+    def _seeing(self, feature: Feature, partitioning: Partitioning) -> Feature:
+        """`feature`, whose compute sees the column of the videos that partitions are found by."""
+        further = [name for name in partitioning.columns if name not in feature.parent_columns]
+        if not further:
+            return feature
+        if taken := [name for name in further if name in feature.columns]:
+            raise self.error(
+                f"{feature.key!r} has a column {taken[0]!r} of its own, with another meaning: call that"
+                " of the source otherwise",
+                "partitions",
+                "column",
+            )
+        dep, *others = feature.deps
+        return replace(
+            feature, deps=({**dep, "select": (*(dep.get("select") or ()), *further)}, *others)
+        )
 
     def _check_pattern(
         self, project_root: Path, root: FeatureAsset, project: MetaxyProject
