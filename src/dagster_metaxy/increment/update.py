@@ -559,29 +559,34 @@ class Update:
             return
         there = store.read(self.feature.key).collect_schema().names()
         own = [c for c in (*parents, *further) if c in there]
-        rows = stores.read(store, self.feature.key, columns=[*self.feature.id_columns, *own])
+        rows = stores.read(
+            store, self.feature.key, columns=list(dict.fromkeys((*self.feature.id_columns, *own)))
+        )
         samples = rows.select(own).unique() if rows is not None else None
         now = None if samples is None else self._parents(store, samples, further)
         if samples is None or now is None:
             return
-        told = {
-            tuple(row[c] for c in parents): {c: row[c] for c in further}
-            for row in now.iter_rows(named=True)
-        }
-        moved: dict[Ids, str | None] = {}
+        told: dict[Ids, Mapping[str, Any]] = {}
+        several: set[Ids] = set()  # groups that are in no single partition
+        for row in now.iter_rows(named=True):
+            ids, values = _values(row, parents), {c: row[c] for c in further}
+            if told.setdefault(ids, values) != values:
+                several.add(ids)
+        moved: set[Ids] = set()
         for row in samples.iter_rows(named=True):
-            ids = tuple(row[c] for c in parents)
-            if ids not in told or all(row.get(c) == told[ids][c] for c in further):
+            ids = _values(row, parents)
+            values = told.get(ids)
+            if values is None or ids in several or all(row.get(c) == values[c] for c in further):
                 continue
             before = scope.key({**dict.fromkeys(further), **row})
-            after = scope.key({**row, **told[ids]})
+            after = scope.key({**row, **values})
             if scope.covers(before) or scope.covers(after):
-                moved[ids] = after
+                moved.add(ids)
                 outcome.touch(key for key in (before, after) if scope.covers(key))
         if not moved:
             return
         rewritten = [
-            {**dict.fromkeys(self.feature.columns), **row, **told[tuple(row[c] for c in parents)]}
+            {**dict.fromkeys(self.feature.columns), **row, **told[_values(row, parents)]}
             for row in stores.rows_of(store, self.feature.key, parents, moved)
         ]
         stores.append(store, self.feature.key, stores.typed(self.feature, rewritten))
