@@ -84,6 +84,13 @@ def split(url: str) -> tuple[str, str]:
     return f"{scheme}://{root}", path
 
 
+def split_glob(location: str) -> tuple[str, str | None]:
+    """A path or URL, and the glob that it ends in, if any: what begins with the first part with a `*`."""
+    parts = location.split("/")
+    at = next((i for i, part in enumerate(parts) if "*" in part), None)
+    return (location, None) if at is None else ("/".join(parts[:at]) or ".", "/".join(parts[at:]))
+
+
 def object_store(root: str) -> ObjectStore:
     """The object store at a root as `split` gives it.
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from objects import Bucket, Proxy
 
+from dagster_metaxy import locations
 from dagster_metaxy.discovery.files import (
     File,
     SourceError,
@@ -132,3 +133,18 @@ def test_a_key_that_obstore_cannot_read(bucket: Bucket, proxy: Proxy, key: str) 
     with pytest.raises(SourceError, match=said):
         list_objects(bucket.url)
     assert len(proxy.requests) == 1  # asking again would not help
+
+
+@pytest.mark.parametrize(
+    ("location", "parts"),
+    [
+        ("videos", ("videos", None)),
+        ("s3://bucket/raw/**/*.mp4", ("s3://bucket/raw", "**/*.mp4")),
+        ("s3://bucket/*/a.mp4", ("s3://bucket", "*/a.mp4")),
+        ("*.mp4", (".", "*.mp4")),
+        ("/data/cam_*/x", ("/data", "cam_*/x")),
+        ("what?/a[1]", ("what?/a[1]", None)),
+    ],
+)
+def test_a_glob_at_the_end_of_a_location(location: str, parts: tuple[str, str | None]) -> None:
+    assert locations.split_glob(location) == parts

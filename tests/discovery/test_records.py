@@ -230,8 +230,17 @@ def test_a_table_that_is_away_deletes_nothing(table: Table) -> None:
     result = project.run_job(raise_on_error=False)
     assert not result.success
     (failure,) = [e for e in result.get_step_failure_events() if "videos" in str(e.step_key)]
-    assert "cannot list the query of 'database': " in str(failure.step_failure_data.error)
+    assert "cannot read the query of 'database': " in str(failure.step_failure_data.error)
     assert project.rows("clips/videos").height == 1
+
+
+def test_a_column_that_the_query_does_not_give(tmp_path: Path) -> None:
+    given = [{"id": "a", "location": "a.mp4"}]
+    columns = {"title": Column(), "note": Column(nullable=True)}
+    source = Records("database", lambda _: given, "the query", tmp_path, columns=columns)
+    message = "the query of 'database': record 1 has no field 'title'; it has: id, location"
+    with pytest.raises(SourceError, match=message):
+        source.listing({"database": None})
 
 
 def test_a_sensor_asks_the_table(table: Table) -> None:

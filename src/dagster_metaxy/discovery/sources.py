@@ -132,7 +132,7 @@ class Records:
         except Exception as error:
             said = " ".join(str(error).split())
             raise SourceError(
-                f"cannot list {self.place}: {type(error).__name__}: {said}"
+                f"cannot read {self.place}: {type(error).__name__}: {said}"
             ) from error
         listing = Listing()
         files: dict[str, File] = {}
@@ -176,7 +176,8 @@ class Records:
                 f"{self.place}: record {number} is no mapping of fields, but {type(record).__name__}"
             )
         named = [self.id, self.location, *((self.version,) if self.version else ())]
-        if missing := [name for name in named if name not in record]:
+        wanted = [*named, *(name for name, column in self.columns.items() if not column.nullable)]
+        if missing := [name for name in wanted if name not in record]:
             told = f"has no field {missing[0]!r}; it has: {', '.join(map(str, record))}"
             if number == 1:
                 raise SourceError(f"{self.place}: record 1 {told}")

@@ -63,7 +63,9 @@ HASH_VERSION = "1"
 
 COLUMNS: Mapping[str, Column] = {
     "video_id": Column(
-        "str", description="Path below the source, without the ending; kept when the file moves."
+        "str",
+        description="Path below the source, without the ending; of a table or an API, the id there."
+        " Kept when the file moves.",
     ),
     "path": Column("str", description="Where the file can be opened: a path, or a URL."),
     "relative_path": Column(
@@ -321,8 +323,8 @@ class Videos:
             outcome.notes.extend(outcome.quarantine_note)
             if behind := [row for row in rows if listing.may_hold(row["relative_path"])]:
                 outcome.notes.append(
-                    f"{len(behind)} videos lie behind links that lead nowhere, or cannot be looked"
-                    " at: they are kept"
+                    f"{len(behind)} videos cannot be looked at now, as behind links that lead nowhere:"
+                    " what is known of them is kept"
                 )
             live = self._refresh(store, compared, scope, outcome)
             live |= self._identify(store, ledger, work, compared, current, scope, runtime, outcome)
@@ -516,8 +518,8 @@ class Videos:
         if other:
             self._write(store, other, outcome)
             outcome.notes.append(
-                f"{len(other)} videos lie at another place, or have other values in further columns;"
-                " their streams are the same"
+                f"{len(other)} videos lie at another place, or have other values in the columns that"
+                " the source tells; their streams are the same, so that nothing is computed anew"
             )
         return live
 

@@ -40,7 +40,7 @@ from dagster_metaxy.discovery.videos import Videos, videos_feature
 from dagster_metaxy.increment.artifacts import root_of
 from dagster_metaxy.increment.compute import Compute
 from dagster_metaxy.increment.update import Update
-from dagster_metaxy.locations import Cache
+from dagster_metaxy.locations import Cache, split_glob
 from dagster_metaxy.media.models import ModelError
 from dagster_metaxy.report.previews import Histogram, Preview
 from dagster_metaxy.resources._extras import MissingExtra
@@ -76,6 +76,7 @@ class PartitionedVideoComponent(FeatureComponent):
             " lie.",
             examples=[
                 "videos",
+                "s3://bucket/videos/**/*.mp4",
                 {"path": "s3://bucket/videos", "glob": "**/*.mp4"},
                 {
                     "type": "sql",
@@ -148,7 +149,8 @@ class PartitionedVideoComponent(FeatureComponent):
         if source is None:
             raise ValueError("write a folder or URL of videos, or what lists them")
         if isinstance(source, str):
-            source = {"path": source}
+            path, glob = split_glob(source)
+            source = {"path": path, "glob": glob} if glob else {"path": path}
         return {"type": "files", **source} if isinstance(source, dict) else source
 
     @field_validator("steps", mode="before")

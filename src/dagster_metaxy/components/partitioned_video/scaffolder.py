@@ -14,7 +14,7 @@ from dagster_metaxy.components._scaffold import (
     ensure_metaxy_config,
     project_root,
 )
-from dagster_metaxy.locations import is_url
+from dagster_metaxy.locations import is_url, split_glob
 
 
 class PartitionedVideoParams(BaseModel):
@@ -23,7 +23,7 @@ class PartitionedVideoParams(BaseModel):
     source: str = Field(
         default="videos",
         description="Folder of the videos, absolute or below the project's root; or a URL such as"
-        " s3://bucket/videos.",
+        " s3://bucket/videos; with a glob or without, such as videos/**/*.mp4.",
     )
     feature_prefix: str | None = Field(
         default=None, description="Prefix of the feature keys; the folder's name if left out."
@@ -39,7 +39,7 @@ type: dagster_metaxy.PartitionedVideoComponent
 
 attributes:
   # Absolute, or below the project's root; or a URL, such as s3://bucket/videos. With a glob:
-  #   source: {{path: "{source}", glob: "**/*.mp4"}}
+  #   source: "{folder}/**/*.mp4"
   source: "{source}"
 
   # The features are {prefix}/videos and one for each step; the job is named after it, too.
@@ -103,13 +103,15 @@ class PartitionedVideoScaffolder(dg.Scaffolder[PartitionedVideoParams]):
             if re.search(r"[\"\\\n]", params.source):
                 raise click.UsageError("--source: quotes and backslashes are not taken in paths.")
             remote = is_url(params.source)
-            source = root / params.source
+            below, _ = split_glob(params.source)
+            source = root / below
             if not remote and not source.exists():
                 source.mkdir(parents=True)
-                click.echo(f"Made {params.source}: put videos there.")
+                click.echo(f"Made {below}: put videos there.")
             ensure_metaxy_config(root)
             words = {
                 "source": params.source if remote else Path(params.source).as_posix(),
+                "folder": below.rstrip("/"),
                 "prefix": prefix,
                 "job": re.sub(r"\W", "_", prefix),
                 "partitions": params.partitions,

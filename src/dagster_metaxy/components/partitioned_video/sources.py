@@ -56,6 +56,11 @@ class FilesSource(_Model):
 
     def source(self, project_root: Path, wrong: Wrong) -> Source:
         """What lists the files."""
+        folder, glob = locations.split_glob(self.path)
+        if glob:
+            raise wrong(
+                f"the folder and the glob are apart: path: {folder}, glob: {glob!r}", "path"
+            )
         if not locations.is_url(self.path):
             return Files(project_root / self.path, self.glob)
         try:
