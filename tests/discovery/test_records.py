@@ -275,7 +275,7 @@ def test_a_value_of_another_type() -> None:
     ]
     assert listing.unreadable == {
         "b": "column 'seconds' should be float, got str: 'long'",
-        "c": "column 'seconds' is null, but not declared nullable",
+        "c": "has no field 'seconds'; it has: id, location, version",
         "e": "has no field 'location'; it has: id, seconds",
     }
     with pytest.raises(SourceError, match="record 1 has no field 'id'; it has: name"):
