@@ -55,7 +55,6 @@ def test_by_length_and_again_only_where_sound_or_picture_changed(project: Projec
     assert project.counts("clips/clips") == (0, 1, 0, 0)
 
 
-@pytest.mark.skipif("scenes" not in STEPS, reason="the step scenes is not there yet")
 def test_by_scenes(project: Project) -> None:
     folder = project.add_clips(names=("bikes", "portrait"))
     media_tools.clip(folder / "tone.mp4", video=None, audio="aac", frames=75)

@@ -339,3 +339,17 @@ def test_a_file_that_is_open(beaten: Path, tmp_path: Path) -> None:
     with beaten.open("rb") as file:
         found = clips.cut(file, tmp_path, at(2, 4))
     check_picture(beaten, tmp_path, found)
+
+
+def test_only_other_streams(tmp_path: Path) -> None:
+    source = tmp_path / "source.mkv"
+    lines = tmp_path / "lines.srt"
+    lines.write_text("1\n00:00:00,000 --> 00:00:01,000\nHello\n")
+    with av.open(str(lines)) as old, av.open(str(source), "w") as new:
+        stream = new.add_stream_from_template(old.streams.subtitles[0], opaque=True)
+        for packet in old.demux():
+            if packet.size:
+                packet.stream = stream
+                new.mux(packet)
+    with pytest.raises(MediaError, match="neither picture nor sound"):
+        cut(source, tmp_path)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
 import av
 from av.container import InputContainer
+from av.packet import Packet
 from av.stream import Disposition, Stream
 from av.video.stream import VideoStream
 
@@ -34,6 +36,20 @@ def open_media(media: Media) -> InputContainer:
     if isinstance(media, Path | str):
         return av.open(os.fspath(media), **_TAGS)
     return av.open(media, buffer_size=_READ, **_TAGS)
+
+
+def demux(container: InputContainer, *streams: Stream) -> Iterator[Packet]:
+    """The packets of some streams, or of all, in the order of the file.
+
+    Raises:
+        MediaError: Another stream begins in the middle of the file, as in some broadcasts.
+    """
+    try:
+        yield from container.demux(*streams)
+    except IndexError as error:  # PyAV knows the streams that it saw at the beginning
+        raise MediaError(
+            "a stream begins in the middle of the file, which cannot be read"
+        ) from error
 
 
 def codec_name(stream: Stream) -> str:

@@ -13,7 +13,7 @@ from av.audio.stream import AudioStream
 from av.container import InputContainer
 from av.packet import Packet
 
-from dagster_metaxy.media._container import Media, decoder, open_media, seconds
+from dagster_metaxy.media._container import Media, decoder, demux, open_media, seconds
 from dagster_metaxy.media.errors import MediaError, Words, reading
 
 SPEECH_RATE = 16_000
@@ -46,7 +46,7 @@ def resampled(
         shape: tuple[str, str, int] | None = None
         resampler: AudioResampler | None = None
         decoder = Decoder(stream, words)
-        for frame in (f for packet in container.demux(stream) for f in decoder.frames(packet)):
+        for frame in (f for packet in demux(container, stream) for f in decoder.frames(packet)):
             time = end if frame.time is None else max(0.0, frame.time - begin)
             if shape != (now := (frame.format.name, frame.layout.name, frame.sample_rate)):
                 # Broadcasts change from stereo to 5.1 and back; a resampler can't.

@@ -32,6 +32,7 @@ from dagster_metaxy.media._container import (
     check_gap,
     codec_name,
     decoder,
+    demux,
     open_media,
     pictures,
     seconds,
@@ -189,7 +190,10 @@ def _survey(media: Media) -> _Survey:
         sounds = [*container.streams.audio]
         first: float | None = None
         end = 0.0
-        for packet in container.demux([*([picture] if picture else []), *sounds]):
+        streams = [*([picture] if picture else []), *sounds]
+        if not streams:
+            raise MediaError(words.after("neither picture nor sound"))
+        for packet in demux(container, *streams):
             ticks = packet.pts if packet.pts is not None else packet.dts
             if not packet.size:
                 continue
@@ -405,7 +409,7 @@ def _pieces(media: Media, survey: _Survey, clips: Sequence[_Planned]) -> Generat
             tracks[sound.index] = _SoundTrack(sound, survey, clips, words)
             streams.append(sound)
         told = 0
-        for packet in container.demux(streams):
+        for packet in demux(container, *streams):
             if not packet.size:
                 continue
             track = tracks[packet.stream_index]

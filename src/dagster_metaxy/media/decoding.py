@@ -29,6 +29,7 @@ from dagster_metaxy.media._container import (
     check_gap,
     codec_name,
     decoder,
+    demux,
     open_media,
     pictures,
     seconds,
@@ -239,7 +240,7 @@ def _measured(media: Media, container: InputContainer, stream: VideoStream) -> f
     start = end = None
     with open_media(media) as again:
         same = again.streams[stream.index]
-        for packet in again.demux(same):
+        for packet in demux(again, same):
             ticks = packet.pts if packet.pts is not None else packet.dts
             if ticks is not None:
                 start = ticks if start is None else min(start, ticks)
@@ -267,7 +268,7 @@ def _sampled(
     end = 0.0
     group: list[Packet] = []
     size = 0
-    for packet in container.demux(stream):
+    for packet in demux(container, stream):
         if not packet.size:
             continue
         if packet.pts is None or packet.is_corrupt or packet.is_discard:
@@ -409,7 +410,7 @@ def _timed(
 def _decode(container: InputContainer, stream: VideoStream, words: Words) -> Iterator[VideoFrame]:
     time = 0.0
     decoded = False
-    for packet in container.demux(stream):
+    for packet in demux(container, stream):
         ticks = packet.pts if packet.pts is not None else packet.dts
         if ticks is not None:
             time = seconds(stream, ticks - (stream.start_time or 0))

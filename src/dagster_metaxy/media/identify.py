@@ -24,6 +24,7 @@ from dagster_metaxy.media._container import (
     Media,
     codec_name,
     decoder,
+    demux,
     open_media,
     pictures,
     seconds,
@@ -77,7 +78,7 @@ def identify(media: Media) -> Identity:
         shown = {stream.index: _Picture(stream) for stream in pictures(container)}
         heard = {stream.index: _Sound(stream) for stream in container.streams.audio}
         tracks = {s.index: _Track(s) for s in container.streams} | shown | heard
-        for packet in container.demux():
+        for packet in demux(container):
             if packet.size:
                 tracks[packet.stream_index].add(packet)
 
