@@ -131,7 +131,9 @@ def test_days(table: Table) -> None:
     table.put("f", "2026-01-02", None, 0)
     table.put("g", "2026-01-03", None, 0)
     assert project.materialize(*ALL, partition="2026-01-02").success
-    days = dict(zip("abcdef", ("2026-01-01", "2026-01-02", None, "1999-12-31", "some day")))
+    days = dict(
+        zip("abcde", ("2026-01-01", "2026-01-02", None, "1999-12-31", "some day"), strict=True)
+    )
     for key in ALL:
         assert table.told(key, "recorded_at") == {**days, "f": "2026-01-02"}
         rows = project.metadata(key)["dagster/partition_row_count"]
@@ -164,7 +166,7 @@ def test_cameras(table: Table) -> None:
     assert project.green("clips/frames") >= {"north", "east"}
     assert set(project.instance.get_dynamic_partitions("clips")) == {"north", "east"}
     assert table.told("clips/frames", "camera") == {"a": "north", "b": "north", "c": "east"}
-    assert isinstance(watch.tick(), dg.SkipReason) or not watch.tick().run_requests
+    assert not watch.tick().run_requests
 
     # A file that cannot be read is a failed sample of its camera.
     table.execute("UPDATE videos SET location = 'nowhere.mp4' WHERE id = 'b'")

@@ -626,7 +626,8 @@ def video_partitioning(
     """
     if model == "none":
         return None
-    options = {"type": "dynamic"} if model == "dynamic" else model.model_dump()
+    model = VideosDynamic(type="dynamic") if model == "dynamic" else model
+    options: dict[str, Any] = model.model_dump()
     kind = options.pop("type")
     column = options.pop("column", None)
     of_path = {option: options.pop(option, None) for option in ("pattern", "format")}
