@@ -6,11 +6,16 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from dagster_metaxy.declare.columns import Column
 from dagster_metaxy.declare.keys import PartitionError
 from dagster_metaxy.declare.partitions import (
     Partitioning,
     VideosDaily,
+    VideosDynamic,
+    VideosHourly,
+    VideosMonthly,
     VideosStatic,
+    VideosWeekly,
     dynamic_key,
     keys_of,
     refusal,
@@ -95,6 +100,65 @@ def test_daily_has_today() -> None:
 def test_wrong_blocks(model: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         video_partitioning(_locate, model, name="clips")
+
+
+@pytest.mark.parametrize(
+    ("model", "column", "value", "key"),
+    [
+        (
+            VideosHourly(type="hourly", start_date="2026-01-01-00:00", column="at"),
+            Column("datetime"),
+            datetime.datetime(2026, 1, 2, 3, 59, tzinfo=UTC),
+            "2026-01-02-03:00",
+        ),
+        (
+            VideosDaily(type="daily", start_date="2026-01-01", timezone="Asia/Tokyo", column="at"),
+            Column("datetime"),
+            datetime.datetime(2026, 1, 2, 23, tzinfo=UTC),
+            "2026-01-03",
+        ),
+        (
+            VideosDaily(type="daily", start_date="2026-01-01", column="at"),
+            Column(),
+            "2026-01-02 03:04:05",
+            "2026-01-02",
+        ),
+        (
+            VideosWeekly(type="weekly", start_date="2026-01-01", column="at"),
+            Column(),
+            "2026-01-06T10:00",
+            "2026-01-04",
+        ),
+        (
+            VideosMonthly(type="monthly", start_date="2026-01-01", column="at"),
+            Column("date"),
+            datetime.date(2026, 1, 31),
+            "2026-01-01",
+        ),
+        (
+            VideosStatic(type="static", partition_keys=["1", "2"], column="at"),
+            Column("int"),
+            2,
+            "2",
+        ),
+        (VideosDynamic(type="dynamic", column="at"), Column(), "a|b", "a%7Cb"),
+    ],
+)
+def test_videos_by_a_column(model: object, column: Column, value: object, key: str) -> None:
+    found = video_partitioning(_locate, model, name="clips", columns={"at": column})
+    assert found is not None
+    assert (found.columns, found.follows_path) == (("at",), False)
+    assert found.key({"video_id": "x", "at": value}) == key
+    with pytest.raises(PartitionError):
+        found.key({"video_id": "x", "at": None})
+
+
+def test_a_column_that_names_no_partition() -> None:
+    model = VideosMonthly(type="monthly", start_date="2026-01-01", column="recorded_at")
+    with pytest.raises(ValueError, match=r"column: .* type str, date, datetime; .* is float"):
+        video_partitioning(_locate, model, name="x", columns={"recorded_at": Column("float")})
+    with pytest.raises(ValueError, match="Did you mean 'recorded_a'"):
+        video_partitioning(_locate, model, name="x", columns={"recorded_a": Column()})
 
 
 class TestKeys:

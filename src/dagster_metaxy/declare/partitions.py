@@ -626,11 +626,11 @@ def video_partitioning(
     """
     if model == "none":
         return None
-    options: dict[str, Any] = {"type": "dynamic"} if model == "dynamic" else model.model_dump()
-    written = set() if model == "dynamic" else model.model_fields_set
+    model = VideosDynamic(type="dynamic") if model == "dynamic" else model
+    options: dict[str, Any] = model.model_dump()
     kind = options.pop("type")
     column = options.pop("column", None)
-    of_path: dict[str, Any] = {o: options.pop(o, None) for o in ("pattern", "format")}
+    of_path = {option: options.pop(option, None) for option in ("pattern", "format")}
     if kind == "dynamic":
         options["name"] = name
     if column is None and kind not in ("dynamic", "static", "daily"):
@@ -638,7 +638,7 @@ def video_partitioning(
     definition = _definition(locate, kind, options)
     if column is not None:
         for option in of_path:
-            if option in written:
+            if option in model.model_fields_set:
                 raise locate(
                     f"`{option}` is about paths, but partitions are found in the column {column!r}:"
                     " leave one of them out",
