@@ -155,7 +155,8 @@ def test_a_server_that_refuses(clips: Project, bucket: Bucket, proxy: Proxy) -> 
 def test_an_extra_that_is_missing(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is told when definitions load, with the place."""
     project.add_clips()
-    monkeypatch.setattr(extras, "find_spec", lambda name: None)
+    there = extras.find_spec
+    monkeypatch.setattr(extras, "find_spec", lambda n: None if n == "obstore" else there(n))
     write(project, URL)
     text = load_error(project)
     assert (

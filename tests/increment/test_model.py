@@ -579,7 +579,7 @@ class Machine(RuleBasedStateMachine):
 MORE = int(os.environ.get("MODEL_EXAMPLES", "0"))
 TestModel = Machine.TestCase
 TestModel.settings = settings(
-    max_examples=MORE or 5,
+    max_examples=MORE or 3,
     stateful_step_count=15,
     derandomize=not MORE,
     database=None,
