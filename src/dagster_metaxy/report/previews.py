@@ -104,7 +104,9 @@ class Images(Preview):
         """A file as a small image."""
         from PIL import Image
 
-        with Image.open(file) as image:
+        from dagster_metaxy.media.still import at_once
+
+        with Image.open(at_once(file)) as image:
             image.draft("RGB", (self.size, self.size))  # a JPEG is decoded no larger than need be
             image.thumbnail((self.size, self.size))
             return image.convert("RGB")
