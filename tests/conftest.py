@@ -18,6 +18,11 @@ from worlds import World
 from dagster_metaxy.components.partitioned_video import sources
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The tests that take longest go first: at the end, one worker would wait for another."""
+    items.sort(key=lambda item: "e2e" not in item.path.parts)
+
+
 @pytest.fixture(autouse=True)
 def settled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files that tests have just written are finished."""

@@ -86,10 +86,10 @@ def test_the_first_write_of_a_table_by_several_processes(tmp_path: Path, kind: s
                 assert set(Ledger(store, made.features[key]).read(everyone)) == everyone
 
 
-@pytest.mark.parametrize("kind", ["delta", "lancedb"])
-def test_several_runs_at_once(tmp_path: Path, kind: str) -> None:
+@pytest.mark.parametrize(("kind", "steps"), [("delta", (0, 4)), ("lancedb", (0,))])
+def test_several_runs_at_once(tmp_path: Path, kind: str, steps: tuple[int, ...]) -> None:
     root = tmp_path / "raced"
-    for step in (0, 4):  # all new; then stale, orphaned, with children that are gone
+    for step in steps:  # all new; then stale, orphaned, with children that are gone
         with pipeline(root, kind) as made:
             made.put(docs_at(step))
         racers = Racers(root, kind, ("run",), ("run",), ("run",))
