@@ -466,6 +466,11 @@ class FeatureAsset:
             raise dg.Failure(failure_summary(outcome.failed, outcome.quarantined), metadata)
         return outcome, metadata, data_version
 
+    @property
+    def is_joint(self) -> bool:
+        """Whether it may be computed together with any other."""
+        return isinstance(self.runner, Update) and self.runner.compute.joint is not None
+
     def goes_with(self, other: FeatureAsset) -> bool:
         """Whether another feature may be computed together with it, in a run that is about both."""
         return (

@@ -311,9 +311,10 @@ def _register(
             except ValueError as error:
                 message = f"feature {key!r}: {error}"
                 raise _Blamed(owner, owner.error(message, owner.key_attribute)) from None
-    for key, asset in ordered.items():
-        companions = [other for other in ordered.values() if asset.goes_with(other)]
-        ordered[key] = replace(asset, companions=companions)
+    joint = [asset for asset in ordered.values() if asset.is_joint]
+    for asset in joint:
+        companions = [other for other in joint if asset.goes_with(other)]
+        ordered[asset.feature.key] = replace(asset, companions=companions)
     return ProjectFeatures(project, ordered, owners)
 
 

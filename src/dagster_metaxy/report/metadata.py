@@ -142,13 +142,14 @@ def rows_metadata(
         seen = [*dict.fromkeys([*feature.id_columns, *(c for p in previews for c in p.columns)])]
         if rows.implementation.is_polars():
             # At once: polars finds the newest rows of samples once for both.
-            last, sample, times = pl.collect_all(
-                [
-                    rows.select(shown).tail(PREVIEW_ROWS).to_native(),
-                    rows.select(seen).tail(most).to_native(),
-                    everything.select(_CREATED_AT).to_native(),
-                ]
-            )
+            wanted = [
+                rows.select(shown).tail(PREVIEW_ROWS).to_native(),
+                everything.select(_CREATED_AT).to_native(),
+            ]
+            if previews:
+                wanted.append(rows.select(seen).tail(most).to_native())
+            last, times, *samples = pl.collect_all(wanted)
+            sample = samples[0] if samples else pl.DataFrame()
         else:  # SQL engines have no last rows, but newest
             newest = rows.sort(_CREATED_AT, descending=True).head(PREVIEW_ROWS)
             last = newest.select(shown).collect().to_polars()
