@@ -9,7 +9,7 @@ import media_tools
 import pytest
 from projects import Project
 
-from dagster_metaxy.components.partitioned_video.steps import STEPS
+from dagster_metaxy.steps import STEPS
 
 
 def collection(project: Project, *steps: str) -> None:

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image, ImageDraw, ImageFont
 from projects import Project, load_error
 
+from dagster_metaxy import extras
 from dagster_metaxy.media import faces
-from dagster_metaxy.resources import _extras as extras
 
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: uv sync --group models")
 

@@ -11,7 +11,7 @@ import dagster as dg
 import pytest
 from projects import Project
 
-from dagster_metaxy.components.partitioned_video.steps import STEPS
+from dagster_metaxy.steps import STEPS
 
 OWN = """\
 type: dagster_metaxy.MetaxyAssetComponent

@@ -11,7 +11,7 @@ import pytest
 from objects import SECRET, Bucket, Proxy
 from projects import Project, load_error
 
-from dagster_metaxy.resources import _extras as extras
+from dagster_metaxy import extras
 
 URL = "s3://bucket/some/prefix"
 

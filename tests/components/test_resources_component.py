@@ -18,7 +18,7 @@ from dagster_dg_cli.cli import create_dg_cli
 from objects import KEY_ID, Proxy, environment
 from projects import Project
 
-import dagster_metaxy.resources._extras as extras
+import dagster_metaxy.extras as extras
 from dagster_metaxy import ResourcesComponent
 from dagster_metaxy.resources import JsonIOManager
 

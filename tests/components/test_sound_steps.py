@@ -8,7 +8,7 @@ import media_tools
 import pytest
 from projects import CLIPS, Project, load_error
 
-from dagster_metaxy.resources import _extras
+from dagster_metaxy import extras
 
 DUB = Path(__file__).parent.parent / "media" / "dub.wav"
 
@@ -85,9 +85,9 @@ def test_speech(heard: Project) -> None:
 
 
 def test_without_the_extra_of_a_step(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = _extras.find_spec
+    real = extras.find_spec
     monkeypatch.setattr(
-        _extras, "find_spec", lambda name: None if name == "onnxruntime" else real(name)
+        extras, "find_spec", lambda name: None if name == "onnxruntime" else real(name)
     )
     project.add_clips(names=("bikes",))
     project.write(

@@ -25,11 +25,11 @@ from dagster_metaxy.declare.errors import (
 )
 from dagster_metaxy.declare.project import MetaxyProject
 from dagster_metaxy.declare.schema import TEMPLATE, model_schema, one_of, plain, structured, text_or
+from dagster_metaxy.extras import MissingExtra, require
 from dagster_metaxy.increment.artifacts import check_root
 from dagster_metaxy.increment.quarantine import Quarantine
 from dagster_metaxy.locations import is_url
 from dagster_metaxy.report.checks import CHECKS
-from dagster_metaxy.resources._extras import MissingExtra, require
 
 if TYPE_CHECKING:
     from dagster_metaxy.components._graph import ProjectFeatures

@@ -18,7 +18,7 @@ from dagster_metaxy.discovery.files import (
     list_objects,
     stem,
 )
-from dagster_metaxy.resources._extras import MissingExtra, require
+from dagster_metaxy.extras import MissingExtra, require
 
 _REQUESTS = 16
 """Locations that are looked at, at once."""

@@ -16,12 +16,10 @@ from html import escape
 from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import quote
 
-import dagster as dg
-
 from dagster_metaxy import locations
-from dagster_metaxy.report.tables import metadata_table
 
 if TYPE_CHECKING:
+    import dagster as dg
     import polars as pl
     from PIL.Image import Image
 
@@ -167,17 +165,26 @@ class Lists(Preview):
 
     def show(self, rows: pl.DataFrame, ids: Sequence[str]) -> dg.MetadataValue | None:
         """A table."""
+        from dagster_metaxy.report.tables import metadata_table
+
         items = rows.select(self.columns).explode(self.columns).drop_nulls().head(_ITEMS)
         return metadata_table(items.rows(), self.columns) if items.height else None
 
 
 def _picture(jpeg: bytes) -> dg.MetadataValue:
-    return dg.MetadataValue.md(f"![](data:image/jpeg;base64,{base64.b64encode(jpeg).decode()})")
+    return _markdown(f"![](data:image/jpeg;base64,{base64.b64encode(jpeg).decode()})")
 
 
 def _drawing(svg: str) -> dg.MetadataValue:
     # Shorter than in base 64.
-    return dg.MetadataValue.md(f"![](<data:image/svg+xml,{quote(svg, safe=_PLAIN)}>)")
+    return _markdown(f"![](<data:image/svg+xml,{quote(svg, safe=_PLAIN)}>)")
+
+
+def _markdown(text: str) -> dg.MetadataValue:
+    # Not at the top: a worker process that computes a step has no use for Dagster.
+    import dagster as dg
+
+    return dg.MetadataValue.md(text)
 
 
 def _sheet(shown: Sequence[tuple[Image, str]], size: int) -> bytes:

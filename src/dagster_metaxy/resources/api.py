@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 from pydantic import ConfigDict, Field, PrivateAttr, model_validator
 
-from dagster_metaxy.resources._extras import require
+from dagster_metaxy.extras import require
 
 if TYPE_CHECKING:
     import httpx

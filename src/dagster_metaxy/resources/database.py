@@ -12,7 +12,7 @@ from urllib.parse import quote
 import dagster as dg
 from pydantic import ConfigDict, Field, PrivateAttr, model_validator
 
-from dagster_metaxy.resources._extras import require
+from dagster_metaxy.extras import require
 
 if TYPE_CHECKING:
     import polars as pl

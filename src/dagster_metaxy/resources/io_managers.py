@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import dagster as dg
 from pydantic import ConfigDict, Field, PrivateAttr, model_validator
 
+from dagster_metaxy.extras import require
 from dagster_metaxy.resources._environment import with_variables
-from dagster_metaxy.resources._extras import require
 from dagster_metaxy.resources.metaxy_store import project_store
 
 if TYPE_CHECKING:

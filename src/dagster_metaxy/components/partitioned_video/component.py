@@ -24,8 +24,6 @@ from dagster_metaxy.components.partitioned_video.sources import (
     AnySource,
     CacheModel,
 )
-from dagster_metaxy.components.partitioned_video.steps import STEPS, AnyStep
-from dagster_metaxy.components.partitioned_video.steps._picture import PictureStep, look_together
 from dagster_metaxy.declare.feature import Feature
 from dagster_metaxy.declare.partitions import (
     VIDEO_PARTITIONS_SCHEMA,
@@ -37,13 +35,15 @@ from dagster_metaxy.declare.project import MetaxyProject
 from dagster_metaxy.declare.schema import model_schema, one_of, plain, structured, tagged, text_or
 from dagster_metaxy.discovery.sensor import build_sensor
 from dagster_metaxy.discovery.videos import Videos, videos_feature
+from dagster_metaxy.extras import MissingExtra
 from dagster_metaxy.increment.artifacts import root_of
 from dagster_metaxy.increment.compute import Compute
 from dagster_metaxy.increment.update import Update
 from dagster_metaxy.locations import Cache, split_glob
 from dagster_metaxy.media.models import ModelError
 from dagster_metaxy.report.previews import Histogram, Preview
-from dagster_metaxy.resources._extras import MissingExtra
+from dagster_metaxy.steps import STEPS, AnyStep
+from dagster_metaxy.steps._picture import PictureStep, look_together
 
 
 @dg.scaffold_with(PartitionedVideoScaffolder)

@@ -14,7 +14,7 @@ from dagster_metaxy.declare.columns import Column
 from dagster_metaxy.declare.schema import model_schema, text_or
 from dagster_metaxy.discovery.sources import Files, Records, Source
 from dagster_metaxy.discovery.videos import COLUMNS
-from dagster_metaxy.resources._extras import MissingExtra, require
+from dagster_metaxy.extras import MissingExtra, require
 
 Wrong = Callable[..., Exception]
 """Makes an error of a message and of the place in the `source` that it is about."""

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from dagster_metaxy import locations
-from dagster_metaxy.components.partitioned_video.steps._step import Step, of_videos, versioned
 from dagster_metaxy.declare.columns import Column
 from dagster_metaxy.declare.feature import Feature, expansion
+from dagster_metaxy.extras import MissingExtra
 from dagster_metaxy.increment.compute import ComputeContext
 from dagster_metaxy.increment.selection import Sample
-from dagster_metaxy.resources._extras import MissingExtra
+from dagster_metaxy.steps._step import Step, of_videos, versioned
 
 if TYPE_CHECKING:
     from dagster_metaxy.media.transcript import Model

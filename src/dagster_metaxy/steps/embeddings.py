@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from dagster_metaxy.components.partitioned_video.steps._frame import (
+from dagster_metaxy.declare.columns import Column
+from dagster_metaxy.declare.feature import Feature
+from dagster_metaxy.steps._frame import (
     FRAME,
     FrameStep,
     looking,
     picture,
 )
-from dagster_metaxy.declare.columns import Column
-from dagster_metaxy.declare.feature import Feature
 
 if TYPE_CHECKING:
     import polars as pl

@@ -10,12 +10,12 @@ from pydantic import Field, model_validator
 from typing_extensions import Self
 
 from dagster_metaxy import locations
-from dagster_metaxy.components.partitioned_video.steps._step import Step, of_videos, versioned
 from dagster_metaxy.declare.columns import Column
 from dagster_metaxy.declare.feature import Feature, aggregation, expansion
 from dagster_metaxy.increment.compute import ComputeContext
 from dagster_metaxy.increment.selection import Sample
 from dagster_metaxy.report.previews import FirstFrames
+from dagster_metaxy.steps._step import Step, of_videos, versioned
 
 
 class ClipsStep(Step):

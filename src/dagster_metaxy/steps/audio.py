@@ -10,12 +10,12 @@ from pydantic import Field, model_validator
 from typing_extensions import Self
 
 from dagster_metaxy import locations
-from dagster_metaxy.components.partitioned_video.steps._step import Step, of_videos, versioned
 from dagster_metaxy.declare.columns import Column
 from dagster_metaxy.declare.feature import Feature
 from dagster_metaxy.increment.compute import ComputeContext
 from dagster_metaxy.increment.selection import Sample
 from dagster_metaxy.report.previews import Histogram
+from dagster_metaxy.steps._step import Step, of_videos, versioned
 
 _MP3_RATES = (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
 

@@ -7,17 +7,17 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from dagster_metaxy.components.partitioned_video.steps._frame import (
-    FRAME,
-    FrameStep,
-    looking,
-    picture,
-)
 from dagster_metaxy.declare.columns import Column
 from dagster_metaxy.declare.feature import Feature, expansion
 from dagster_metaxy.increment.compute import ComputeContext
 from dagster_metaxy.increment.selection import Sample
 from dagster_metaxy.media import models
+from dagster_metaxy.steps._frame import (
+    FRAME,
+    FrameStep,
+    looking,
+    picture,
+)
 
 
 class OcrStep(FrameStep):

@@ -7,12 +7,12 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from dagster_metaxy.components.partitioned_video.steps._step import Step
 from dagster_metaxy.declare.columns import Column
 from dagster_metaxy.declare.feature import Feature, aggregation
 from dagster_metaxy.increment.compute import ComputeContext
 from dagster_metaxy.increment.selection import Sample
 from dagster_metaxy.report.previews import Lists
+from dagster_metaxy.steps._step import Step
 
 
 class NearDuplicatesStep(Step):

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from dagster_metaxy import locations
-from dagster_metaxy.components.partitioned_video.steps._step import Step
 from dagster_metaxy.increment.compute import ComputeContext
 from dagster_metaxy.increment.selection import Sample
+from dagster_metaxy.steps._step import Step
 
 if TYPE_CHECKING:
     from dagster_metaxy.media.decoding import Viewer

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from dagster_metaxy.components.partitioned_video.steps._picture import PictureStep
-from dagster_metaxy.components.partitioned_video.steps._step import of_videos, versioned
 from dagster_metaxy.declare.columns import Column
 from dagster_metaxy.declare.feature import Feature, expansion
 from dagster_metaxy.increment.selection import Sample
+from dagster_metaxy.steps._picture import PictureStep
+from dagster_metaxy.steps._step import of_videos, versioned
 
 if TYPE_CHECKING:
     from dagster_metaxy.media.decoding import Viewer

@@ -11,10 +11,10 @@ from pydantic import Field
 from typing_extensions import Self
 
 from dagster_metaxy import locations
-from dagster_metaxy.components.partitioned_video.steps._step import Step
 from dagster_metaxy.increment.outcome import UpdateError
 from dagster_metaxy.increment.selection import Sample
 from dagster_metaxy.media import models
+from dagster_metaxy.steps._step import Step
 
 if TYPE_CHECKING:
     from dagster_metaxy.media._picture import Pixels

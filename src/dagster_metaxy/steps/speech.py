@@ -9,12 +9,12 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from dagster_metaxy import locations
-from dagster_metaxy.components.partitioned_video.steps._step import Step, of_videos, versioned
 from dagster_metaxy.declare.columns import Column
 from dagster_metaxy.declare.feature import Feature, expansion
 from dagster_metaxy.increment.compute import ComputeContext
 from dagster_metaxy.increment.selection import Sample
 from dagster_metaxy.report.previews import Histogram
+from dagster_metaxy.steps._step import Step, of_videos, versioned
 
 
 class SpeechStep(Step):

@@ -12,10 +12,10 @@ from typing_extensions import Self
 
 from dagster_metaxy import locations
 from dagster_metaxy.declare.feature import Feature
+from dagster_metaxy.extras import require
 from dagster_metaxy.increment.compute import ComputeContext
 from dagster_metaxy.increment.selection import Sample
 from dagster_metaxy.report.previews import Preview
-from dagster_metaxy.resources._extras import require
 
 Stream = Literal["video", "audio"]
 
