@@ -29,6 +29,7 @@ def pictures(project: Project) -> Project:
         type: dagster_metaxy.PartitionedVideoComponent
         attributes:
           source: videos
+          engine: threads
           feature_prefix: clips
           partitions: dynamic
           steps:
@@ -190,7 +191,7 @@ def test_damage_is_met_by_those_who_look_there(pictures: Project, decodes: list[
 
 def test_processes_hand_over_too(pictures: Project) -> None:
     yaml = pictures.sandbox.defs_folder_path / "clips/defs.yaml"
-    yaml.write_text(yaml.read_text().replace("source:", "time_limit: 60\n  source:"))
+    yaml.write_text(yaml.read_text().replace("engine: threads", "time_limit: 60"))
     assert pictures.run_job().success
     assert [pictures.counts(key) for key in KEYS] == [(VIDEOS, 0, 0, 0)] * ALL
     # The others take what the first has made.

@@ -15,7 +15,19 @@ import pytest
 from PIL import Image
 from projects import CLIPS, Project
 
-from dagster_metaxy.report.previews import Curves, FirstFrames, Histogram, Images, Lists, Preview
+from dagster_metaxy.report.previews import (
+    Boxes,
+    Curves,
+    FirstFrames,
+    Histogram,
+    Images,
+    Kinds,
+    Lists,
+    Preview,
+    Timeline,
+    Total,
+    Values,
+)
 
 IDS = ("video_id", "frame_index")
 EXPANDED = 1_000
@@ -120,6 +132,60 @@ def test_lists_are_a_table() -> None:
     assert Lists("d", "bits", ("a", "b")).show(rows[1:], []) is None
 
 
+def test_boxes_are_drawn_on_the_pictures(tmp_path: Path) -> None:
+    path = tmp_path / "frame.png"
+    Image.new("RGB", (640, 320), "white").save(path)
+    corners = {"left": [64.0, 320.0], "top": [32.0, 160.0], "right": [128.0, 9_000.0]}
+    rows = pl.DataFrame(
+        {
+            "video_id": ["v", "v"],
+            "frame_index": [3, 3],
+            "face_index": [0, 1],
+            **corners,
+            "bottom": [96.0, -5.0],
+            "path": [str(path)] * 2,
+        }
+    )
+    sheet = jpeg(Boxes().show(rows, [*IDS, "face_index"]))
+    assert sheet.size == (320, 160 + 14)
+    red, green, _ = sheet.getpixel((33, 33))  # type: ignore[misc]
+    assert red > green + 100
+    assert sheet.getpixel((100, 20)) > (240, 240, 240)  # type: ignore[operator]
+
+
+def test_a_timeline_has_a_line_for_each_video() -> None:
+    rows = pl.DataFrame(
+        {
+            "video_id": ["a", "a", "<b>"],
+            "scene_index": [0, 1, 0],
+            "start": [0.0, 5.0, 2.5],
+            "end": [5.0, 10.0, 2.5],
+        }
+    )
+    svg, text = drawing(Timeline().show(rows, ["video_id", "scene_index"]))
+    assert {"a", "<b>", "0 s", "10 s"} == {*texts(svg)}
+    bars = [element.get("d", "") for element in svg.iter() if element.tag.endswith("path")]
+    assert bars == ["M120 4h260v16h-260z", "M380 4h260v16h-260z", "M250 26h1v16h-1z"]
+    assert len(text) < EXPANDED
+    assert Timeline().show(rows[:0], ["video_id", "scene_index"]) is None
+
+
+def test_what_there_is_to_read() -> None:
+    rows = pl.DataFrame({"video_id": ["v"], "segment_index": [0], "start": [1.5], "text": ["|hi|"]})
+    shown: Any = Values("text", beside=("start",)).show(rows, ["video_id", "segment_index"])
+    assert [record.data for record in shown.records] == [
+        {"video_id": "v", "start": 1.5, "text": "|hi|"}
+    ]
+
+
+def test_numbers_of_a_collection() -> None:
+    rows = pl.DataFrame({"codec": ["h264", None, "h264"], "width": [64, 32, 64], "s": [5, 6, 7]})
+    kinds: Any = Kinds("codec", beside=("width",), counted="videos").show(rows, [])
+    assert [[*record.data.values()] for record in kinds.records] == [["h264", 64, 2], ["", 32, 1]]
+    total: Any = Total("s", name="minutes", scale=6).show(rows, [])
+    assert total.value == 3.0
+
+
 def test_steps_show_what_they_made(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     project.add_clips(names=("bikes", "portrait"))
     project.write(
@@ -129,6 +195,7 @@ def test_steps_show_what_they_made(project: Project, monkeypatch: pytest.MonkeyP
         attributes:
           source: videos
           feature_prefix: clips
+          engine: threads
           partitions: dynamic
           steps: [{type: frames, count: 2}, audio]
         """,
@@ -138,7 +205,11 @@ def test_steps_show_what_they_made(project: Project, monkeypatch: pytest.MonkeyP
         raise RuntimeError("no")
 
     project.run_job(op_selection=["update_clips__videos", "update_clips__frames"])
-    assert "duration" in project.metadata("clips/videos")
+    videos = project.metadata("clips/videos")
+    assert "duration" in videos
+    assert videos["samples per second"] > 0
+    assert round(videos["hours"] * 3600) == round(sum(project.rows("clips/videos")["duration"]))
+    assert [record.data["videos"] for record in videos["kinds of videos"].records] == [1, 1]
     sheet = project.metadata("clips/frames")["pictures"]
     assert jpeg(dg.MetadataValue.md(sheet)).width == 4 * 160
     # Of a partition, what is in it.

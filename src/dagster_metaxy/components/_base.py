@@ -25,6 +25,7 @@ from dagster_metaxy.declare.errors import (
 )
 from dagster_metaxy.declare.project import MetaxyProject
 from dagster_metaxy.declare.schema import TEMPLATE, model_schema, one_of, plain, structured, text_or
+from dagster_metaxy.engines import Engine
 from dagster_metaxy.extras import MissingExtra, require
 from dagster_metaxy.increment.artifacts import check_root
 from dagster_metaxy.increment.quarantine import Quarantine
@@ -136,6 +137,8 @@ class LocatedComponent(dg.Component, dg.Model, dg.Resolvable):
 
 class FeatureComponent(LocatedComponent):
     """A component that declares features, each of which becomes an asset."""
+
+    _default_engine: ClassVar[Engine] = "threads"
 
     group_name: Annotated[
         str | None,
@@ -288,7 +291,8 @@ class FeatureComponent(LocatedComponent):
             nullable=True,
             description="Where samples are computed: in threads of the run, or in processes of their"
             " own, so that one that crashes (a native library, memory that ran out) fails its sample"
-            " alone. Threads if left out, or processes if there is a time_limit.",
+            " alone. If left out: processes for videos, which native libraries read, and where there"
+            " is a time_limit; threads elsewhere.",
             examples=["processes"],
         ),
     ] = None
@@ -440,7 +444,8 @@ class FeatureComponent(LocatedComponent):
                 "time_limit",
             )
         return {
-            "engine": self.engine or ("threads" if self.time_limit is None else "processes"),
+            "engine": self.engine
+            or (self._default_engine if self.time_limit is None else "processes"),
             "time_limit": self.time_limit,
             "chunk_samples": self.chunk_samples,
             "chunk_seconds": self.chunk_seconds,

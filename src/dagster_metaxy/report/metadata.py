@@ -69,6 +69,8 @@ def outcome_metadata(outcome: Outcome) -> dict[str, Any]:
         "rows written": outcome.written,
         "seconds": round(outcome.seconds, 3),
     }
+    if outcome.costs.samples and outcome.seconds:
+        metadata["samples per second"] = round(outcome.costs.samples / outcome.seconds, 3)
     if outcome.failed:
         metadata["failed samples"] = failed_table(outcome.failed)
     if outcome.quarantined:
@@ -134,6 +136,7 @@ def rows_metadata(
         metadata: dict[str, Any] = {}
         if of_partitions is not None:
             metadata["dagster/partition_row_count"], rows = _slice(rows, *of_partitions)
+            previews = [preview for preview in previews if not preview.of_all]
         # Dagster's tables take no bytes.
         there = [n for n, t in rows.collect_schema().items() if t != nw.Binary()]
         shown = [c for c in feature.columns or there if c in there and not is_system(c)]
@@ -156,6 +159,8 @@ def rows_metadata(
             sample = rows.sort(_CREATED_AT, descending=True).head(most)
             sample = sample.select(seen).collect().to_polars() if most else pl.DataFrame()
             times = everything.select(_CREATED_AT).collect().to_polars()
+        if further := [c for preview in previews for c in preview.upstream_columns]:
+            sample = _with_upstream(store, feature, sample, further)
         count, data_version = _count_and_version(times)
         metadata["dagster/row_count"] = count
         metadata["preview"] = mxd.build_table_preview_metadata(
@@ -164,6 +169,22 @@ def rows_metadata(
         for preview in previews:
             metadata.update(_shown(preview, sample, feature.id_columns))
     return metadata, data_version
+
+
+def _with_upstream(
+    store: mx.MetadataStore, feature: Feature, rows: pl.DataFrame, columns: Sequence[str]
+) -> pl.DataFrame:
+    """Rows with columns of the feature that they were computed from; without, where they have none."""
+    import narwhals as nw
+
+    (upstream, *_) = feature.upstream
+    if (found := scan(store, upstream)) is None or rows.is_empty():
+        return rows.head(0)
+    on = [c for c in feature.id_columns if c in found.collect_schema().names()]
+    wanted = found.select(*on, *columns)
+    # The few that are needed, not the whole feature.
+    wanted = wanted.filter(nw.col(on[0]).is_in(rows[on[0]].unique().to_list()))
+    return rows.join(wanted.collect().to_polars(), on=on, how="inner")
 
 
 def _shown(preview: Preview, rows: pl.DataFrame, ids: Sequence[str]) -> Mapping[str, Any]:

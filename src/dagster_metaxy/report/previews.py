@@ -10,7 +10,7 @@ import base64
 import io
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 _LARGEST = 60_000
 """Bytes of a picture in the metadata; Dagster keeps it with every materialization."""
 _SHEET_WIDTH, _SHEET_IMAGES, _LABEL = 960, 24, 14
-_ITEMS = 100
+_ITEMS, _KINDS, _LINES = 100, 20, 8
+_EVERY = 1_000_000
+"""Rows that are enough for all of any collection of videos."""
 _COLORS = ("royalblue", "orange", "tomato", "teal", "orchid", "sienna")
 _WIDTH, _HEIGHT, _MARGIN = 640, 180, 48
 _BARS = 24
@@ -47,6 +49,8 @@ class Preview(ABC):
     unit: str = ""
 
     most_rows: ClassVar[int] = _SHEET_IMAGES
+    of_all: ClassVar[bool] = False
+    """Whether it is of the whole feature, and makes no sense of some partitions."""
 
     @property
     def title(self) -> str:
@@ -57,6 +61,11 @@ class Preview(ABC):
     def columns(self) -> Sequence[str]:
         """All columns that it is made from."""
         return (self.column,)
+
+    @property
+    def upstream_columns(self) -> Sequence[str]:
+        """Columns of the feature that this one is computed from, which it is made from, too."""
+        return ()
 
     @abstractmethod
     def show(self, rows: pl.DataFrame, ids: Sequence[str]) -> dg.MetadataValue | None:
@@ -90,7 +99,9 @@ class Images(Preview):
         shown = []
         for row in rows.iter_rows(named=True):
             try:
-                image, _ = locations.read(row[self.column], self.small)
+                image, _ = locations.read(
+                    row[self.column], lambda file, row=row: self.small(file, row)
+                )
             except Exception:  # whatever it is, it is no reason to fail
                 continue
             shown.append((image, " ".join(str(row[c]) for c in ids)))
@@ -98,8 +109,13 @@ class Images(Preview):
                 break
         return _picture(_sheet(shown, self.size)) if shown else None
 
-    def small(self, file: Any) -> Image:
-        """A file as a small image."""
+    def small(self, file: Any, row: Mapping[str, Any]) -> Image:
+        """A file as a small image.
+
+        Args:
+            file: The file, or its path.
+            row: Which names it.
+        """
         from PIL import Image
 
         from dagster_metaxy.media.still import at_once
@@ -113,13 +129,62 @@ class Images(Preview):
 class FirstFrames(Images):
     """The first frames of the video files that a column names, as `Images` are shown."""
 
-    def small(self, file: Any) -> Image:
+    def small(self, file: Any, row: Mapping[str, Any]) -> Image:
         """The first frame of a file."""
         from PIL import Image
 
         from dagster_metaxy.media.frames import first
 
         return Image.fromarray(first(file, max_size=self.size))
+
+
+@dataclass(frozen=True)
+class Boxes(Images):
+    """What was found in images: the image files of the upstream feature, with a frame around each.
+
+    Attributes:
+        text: The column of what is written there, if any.
+    """
+
+    column: str = "path"
+    size: int = 320
+    text: str = ""
+
+    most_rows: ClassVar[int] = 200
+
+    @property
+    def columns(self) -> Sequence[str]:
+        """The corners of the boxes, in pixels of the image."""
+        return ("left", "top", "right", "bottom", *filter(None, [self.text]))
+
+    @property
+    def upstream_columns(self) -> Sequence[str]:
+        """The image file."""
+        return (self.column,)
+
+    def show(self, rows: pl.DataFrame, ids: Sequence[str]) -> dg.MetadataValue | None:
+        """A sheet."""
+        ids = ids[:-1]  # the last is the number of the box
+        images = rows.group_by(*ids, self.column, maintain_order=True).agg(self.columns)
+        return super().show(images, ids)
+
+    def small(self, file: Any, row: Mapping[str, Any]) -> Image:
+        """A file as a small image, with the boxes."""
+        from PIL import Image, ImageDraw
+
+        from dagster_metaxy.media.still import at_once
+
+        with Image.open(at_once(file)) as opened:
+            image = opened.convert("RGB")
+        scale = self.size / max(image.size)
+        image = image.resize((round(image.width * scale), round(image.height * scale)))
+        draw = ImageDraw.Draw(image)
+        for index, corners in enumerate(zip(*(row[c] for c in self.columns[:4]), strict=True)):
+            left, top, right, bottom = (value * scale for value in corners)
+            draw.rectangle((left, top, max(left, right), max(top, bottom)), outline="red", width=2)
+            if self.text:
+                draw.text((left, max(0.0, top - _LABEL)), row[self.text][index], "red")
+        return image
 
 
 class Curves(Preview):
@@ -169,6 +234,128 @@ class Lists(Preview):
 
         items = rows.select(self.columns).explode(self.columns).drop_nulls().head(_ITEMS)
         return metadata_table(items.rows(), self.columns) if items.height else None
+
+
+@dataclass(frozen=True)
+class Timeline(Preview):
+    """Stretches of time, each from one column to another, as a line of bars for each video.
+
+    Attributes:
+        end: The column of where they end, in seconds.
+    """
+
+    column: str = "start"
+    end: str = "end"
+
+    most_rows: ClassVar[int] = 2_000
+
+    @property
+    def title(self) -> str:
+        """What Dagster shows it by."""
+        return "timeline"
+
+    @property
+    def columns(self) -> Sequence[str]:
+        """Where they begin, and where they end."""
+        return (self.column, self.end)
+
+    def show(self, rows: pl.DataFrame, ids: Sequence[str]) -> dg.MetadataValue | None:
+        """A plot."""
+        lines: dict[str, list[tuple[float, float]]] = {}
+        for row in rows.iter_rows(named=True):
+            name = str(row[ids[0]])
+            if name in lines or len(lines) < _LINES:
+                lines.setdefault(name, []).append((row[self.column], row[self.end]))
+        return _drawing(_stretches(lines)) if lines else None
+
+
+@dataclass(frozen=True)
+class Values(Preview):
+    """Some columns of the first rows, as a table: what there is to read.
+
+    Attributes:
+        beside: The columns before it.
+    """
+
+    beside: tuple[str, ...] = ()
+
+    most_rows: ClassVar[int] = _ITEMS
+
+    @property
+    def columns(self) -> Sequence[str]:
+        """All columns that it is made from."""
+        return (*self.beside, self.column)
+
+    def show(self, rows: pl.DataFrame, ids: Sequence[str]) -> dg.MetadataValue | None:
+        """A table."""
+        from dagster_metaxy.report.tables import metadata_table
+
+        shown = list(dict.fromkeys([*ids[:-1], *self.columns]))
+        return metadata_table(rows.select(shown).rows(), shown) if rows.height else None
+
+
+@dataclass(frozen=True)
+class Total(Preview):
+    """The sum of a column over the collection, as a number that Dagster plots over time.
+
+    Attributes:
+        name: What it is.
+        scale: How much of the column is one of it.
+    """
+
+    name: str = ""
+    scale: float = 1.0
+
+    most_rows: ClassVar[int] = _EVERY
+    of_all: ClassVar[bool] = True
+
+    @property
+    def title(self) -> str:
+        """What Dagster shows it by."""
+        return self.name
+
+    def show(self, rows: pl.DataFrame, ids: Sequence[str]) -> dg.MetadataValue | None:
+        """A number."""
+        import dagster as dg
+
+        return dg.MetadataValue.float(round(float(rows[self.column].sum()) / self.scale, 3))
+
+
+@dataclass(frozen=True)
+class Kinds(Preview):
+    """How many rows have each combination of values of some columns, as a table.
+
+    Attributes:
+        beside: The other columns.
+        counted: What a row is, in the plural.
+    """
+
+    beside: tuple[str, ...] = ()
+    counted: str = "rows"
+
+    most_rows: ClassVar[int] = _EVERY
+    of_all: ClassVar[bool] = True
+
+    @property
+    def columns(self) -> Sequence[str]:
+        """All columns that it is made from."""
+        return (self.column, *self.beside)
+
+    @property
+    def title(self) -> str:
+        """What Dagster shows it by."""
+        return f"kinds of {self.counted}"
+
+    def show(self, rows: pl.DataFrame, ids: Sequence[str]) -> dg.MetadataValue | None:
+        """A table."""
+        from dagster_metaxy.report.tables import metadata_table
+
+        kinds = rows.group_by(self.columns).len(self.counted)
+        kinds = kinds.sort(
+            [self.counted, *self.columns], descending=[True, *(False for _ in self.columns)]
+        )
+        shown = [["" if v is None else v for v in row] for row in kinds.head(_KINDS).rows()]
+        return metadata_table(shown, kinds.columns) if shown else None
 
 
 def _picture(jpeg: bytes) -> dg.MetadataValue:
@@ -262,6 +449,32 @@ def _plot(lines: Sequence[tuple[str, Sequence[float]]], unit: str) -> str:
             f"{escape(name if len(name) <= 15 else f'{name[:13]}...')}</text>"
         )
     return _frame(low, high, "0 s", f"{longest} s", unit, "".join(content))
+
+
+def _stretches(lines: Mapping[str, Sequence[tuple[float, float]]]) -> str:
+    """Bars over seconds, a line of them for each name."""
+    last = max(end for stretches in lines.values() for _, end in stretches) or 1.0
+    left, high, wide = 120, 16, _WIDTH - 120
+    drawn = []
+    for line, (name, stretches) in enumerate(lines.items()):
+        top = line * (high + 6) + 4
+        path: dict[int, str] = {}  # neighbours in other shades, to be told apart
+        for index, (start, end) in enumerate(stretches):
+            begin, length = wide * start / last, wide * (end - start) / last
+            path[index % 2] = (
+                f"{path.get(index % 2, '')}M{left + begin:.0f} {top}h{max(1, length):.0f}"
+                f"v{high}h-{max(1, length):.0f}z"
+            )
+        drawn += [f"<path d='{d}' opacity='{1 - 0.4 * shade}'/>" for shade, d in path.items()]
+        shown = name if len(name) <= 18 else f"{name[:16]}..."
+        drawn.append(f"<text x='0' y='{top + 12}' fill='gray'>{escape(shown)}</text>")
+    below = len(lines) * (high + 6) + 16
+    return (
+        f"<svg xmlns='http://www.w3.org/2000/svg' width='{_WIDTH}' height='{below + 4}'"
+        f" font-family='Arial' font-size='11' fill='{_COLORS[0]}'>{''.join(drawn)}"
+        f"<g fill='gray'><text x='{left}' y='{below}'>0 s</text>"
+        f"<text x='{_WIDTH}' y='{below}' text-anchor='end'>{_number(last)} s</text></g></svg>"
+    )
 
 
 def _bars(values: Sequence[float], unit: str) -> str:

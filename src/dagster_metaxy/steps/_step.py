@@ -39,6 +39,8 @@ class Step(BaseModel):
     """Whether its samples are made from all videos, and belong to no partition."""
     inputs: ClassVar[Mapping[str, str]] = {}
     """The parameters that name other steps which it is made from, and the types of these."""
+    workers: ClassVar[int | None] = None
+    """How many samples are computed at once; as many as there are processors if left out."""
     batch_size: ClassVar[int] = 1
     """How many samples it gets at a time, where its `compute` takes a frame of them."""
 

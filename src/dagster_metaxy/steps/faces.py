@@ -11,7 +11,7 @@ from dagster_metaxy.declare.columns import Column
 from dagster_metaxy.declare.feature import Feature, expansion
 from dagster_metaxy.increment.compute import ComputeContext
 from dagster_metaxy.increment.selection import Sample
-from dagster_metaxy.report.previews import Histogram
+from dagster_metaxy.report.previews import Boxes, Histogram
 from dagster_metaxy.steps._frame import (
     FRAME,
     FrameStep,
@@ -23,7 +23,7 @@ from dagster_metaxy.steps._frame import (
 class FacesStep(FrameStep):
     """The faces in each frame of a step `frames`; one sample per face."""
 
-    previews = (Histogram("score"),)
+    previews = (Boxes(), Histogram("score"))
 
     extra: ClassVar[str] = "faces"
     modules: ClassVar[tuple[str, ...]] = ("onnxruntime",)

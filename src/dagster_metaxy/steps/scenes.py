@@ -12,6 +12,7 @@ from pydantic import Field
 from dagster_metaxy.declare.columns import Column
 from dagster_metaxy.declare.feature import Feature, expansion
 from dagster_metaxy.increment.selection import Sample
+from dagster_metaxy.report.previews import Timeline
 from dagster_metaxy.steps._picture import PictureStep
 from dagster_metaxy.steps._step import of_videos, versioned
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 class ScenesStep(PictureStep):
     """What lies between the cuts of the video; one sample per scene, at least one per video."""
+
+    previews = (Timeline(),)
 
     writes_files: ClassVar[bool] = False
 

@@ -13,14 +13,14 @@ from dagster_metaxy.declare.columns import Column
 from dagster_metaxy.declare.feature import Feature, expansion
 from dagster_metaxy.increment.compute import ComputeContext
 from dagster_metaxy.increment.selection import Sample
-from dagster_metaxy.report.previews import Histogram
+from dagster_metaxy.report.previews import Histogram, Timeline
 from dagster_metaxy.steps._step import Step, of_videos, versioned
 
 
 class SpeechStep(Step):
     """The stretches of speech, by a voice activity model; one sample per stretch."""
 
-    previews = (Histogram("probability"),)
+    previews = (Timeline(), Histogram("probability"))
 
     extra: ClassVar[str] = "speech"
     modules: ClassVar[tuple[str, ...]] = ("faster_whisper", "onnxruntime")

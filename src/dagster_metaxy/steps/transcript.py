@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from functools import lru_cache, partial
 from importlib import import_module
 from pathlib import Path
-from threading import Lock
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -18,20 +17,22 @@ from dagster_metaxy.declare.feature import Feature, expansion
 from dagster_metaxy.extras import MissingExtra
 from dagster_metaxy.increment.compute import ComputeContext
 from dagster_metaxy.increment.selection import Sample
+from dagster_metaxy.report.previews import Timeline, Values
 from dagster_metaxy.steps._step import Step, of_videos, versioned
 
 if TYPE_CHECKING:
     from dagster_metaxy.media.transcript import Model
 
-# Models take all processors by themselves, and many are not made for two callers at once.
-_one_at_a_time = Lock()
-
 
 class TranscriptStep(Step):
     """What is said, by a model of speech recognition; one sample per segment."""
 
+    previews = (Values("text", beside=("start", "end")), Timeline())
+
     extra: ClassVar[str] = "transcript"
     modules: ClassVar[tuple[str, ...]] = ("faster_whisper",)
+    # Models take all processors by themselves, and many are not made for two callers at once.
+    workers: ClassVar[int | None] = 1
 
     type: Literal["transcript"] = Field(
         description="What is said, by a model of speech recognition; one sample per segment.",
@@ -134,12 +135,11 @@ class TranscriptStep(Step):
         """The rows of a video: none where nothing is said."""
         from dagster_metaxy.media import transcript
 
-        with _one_at_a_time:
-            model = _loaded(self.model, self.beam_size, self.vad_filter, self.words)
-            transcribe = partial(
-                transcript.transcribe, model=model, language=self.language, track=self.track
-            )
-            found, _ = locations.read(sample["path"], transcribe, self._cache)
+        model = _loaded(self.model, self.beam_size, self.vad_filter, self.words)
+        transcribe = partial(
+            transcript.transcribe, model=model, language=self.language, track=self.track
+        )
+        found, _ = locations.read(sample["path"], transcribe, self._cache)
         for index, segment in enumerate(found):
             words = segment.words
             yield {

@@ -9,7 +9,7 @@ from dataclasses import replace
 from graphlib import TopologicalSorter
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import dagster as dg
 from pydantic import Field, field_validator
@@ -35,15 +35,23 @@ from dagster_metaxy.declare.project import MetaxyProject
 from dagster_metaxy.declare.schema import model_schema, one_of, plain, structured, tagged, text_or
 from dagster_metaxy.discovery.sensor import build_sensor
 from dagster_metaxy.discovery.videos import Videos, videos_feature
+from dagster_metaxy.engines import Engine
 from dagster_metaxy.extras import MissingExtra
 from dagster_metaxy.increment.artifacts import root_of
 from dagster_metaxy.increment.compute import Compute
 from dagster_metaxy.increment.update import Update
 from dagster_metaxy.locations import Cache, split_glob
 from dagster_metaxy.media.models import ModelError
-from dagster_metaxy.report.previews import Histogram, Preview
+from dagster_metaxy.report.previews import Histogram, Kinds, Preview, Total
 from dagster_metaxy.steps import STEPS, AnyStep
 from dagster_metaxy.steps._picture import PictureStep, look_together
+
+_OF_VIDEOS = (
+    Kinds("video_codec", beside=("width", "height", "audio_codec"), counted="videos"),
+    Histogram("duration", "s"),
+    Total("duration", name="hours", scale=3600.0),
+    Total("size", name="gigabytes", scale=1e9),
+)
 
 
 @dg.scaffold_with(PartitionedVideoScaffolder)
@@ -63,6 +71,9 @@ class PartitionedVideoComponent(FeatureComponent):
 
         dg scaffold defs PartitionedVideoComponent clips --source ./videos
     """
+
+    # Corrupt media is normal input, and what decodes it is native code.
+    _default_engine: ClassVar[Engine] = "processes"
 
     source: Annotated[
         # Never None: it hides the models from Dagster, which takes no mappings in nested ones.
@@ -279,7 +290,7 @@ class PartitionedVideoComponent(FeatureComponent):
                         joint=look_together if isinstance(step, PictureStep) else None,
                     ),
                     artifacts=root_of(self.artifacts, project_root),
-                    workers=os.cpu_count() or 1,
+                    workers=step.workers or os.cpu_count() or 1,
                     batch_size=step.batch_size,
                     **self.update_options(),
                 )
@@ -287,8 +298,8 @@ class PartitionedVideoComponent(FeatureComponent):
                     update, step.type, previews=step.previews, of_all_videos=step.of_all_videos
                 )
 
-        lasts = Histogram("duration", "s")
-        return [asset(self._videos(project_root), "video", previews=[lasts]), *step_assets()]
+        videos = asset(self._videos(project_root), "video", previews=_OF_VIDEOS)
+        return [videos, *step_assets()]
 
     def _seeing(self, feature: Feature, partitioning: Partitioning) -> Feature:
         """`feature`, whose compute sees the column of the videos that partitions are found by."""
