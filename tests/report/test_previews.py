@@ -165,7 +165,7 @@ def test_a_timeline_has_a_line_for_each_video() -> None:
     svg, text = drawing(Timeline().show(rows, ["video_id", "scene_index"]))
     assert {"a", "<b>", "0 s", "10 s"} == {*texts(svg)}
     bars = [element.get("d", "") for element in svg.iter() if element.tag.endswith("path")]
-    assert bars == ["M120 4h260v16h-260z", "M380 4h260v16h-260z", "M250 26h1v16h-1z"]
+    assert bars == ["M100 4h165v16h-165z", "M265 4h165v16h-165z", "M182 26h1v16h-1z"]
     assert len(text) < EXPANDED
     assert Timeline().show(rows[:0], ["video_id", "scene_index"]) is None
 

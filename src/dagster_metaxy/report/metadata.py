@@ -163,11 +163,11 @@ def rows_metadata(
             sample = _with_upstream(store, feature, sample, further)
         count, data_version = _count_and_version(times)
         metadata["dagster/row_count"] = count
+        for preview in previews:
+            metadata.update(_shown(preview, sample, feature.id_columns))
         metadata["preview"] = mxd.build_table_preview_metadata(
             nw.from_native(last.lazy()), column_schema(feature), n_rows=PREVIEW_ROWS
         )
-        for preview in previews:
-            metadata.update(_shown(preview, sample, feature.id_columns))
     return metadata, data_version
 
 

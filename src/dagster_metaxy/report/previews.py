@@ -30,7 +30,8 @@ _ITEMS, _KINDS, _LINES = 100, 20, 8
 _EVERY = 1_000_000
 """Rows that are enough for all of any collection of videos."""
 _COLORS = ("royalblue", "orange", "tomato", "teal", "orchid", "sienna")
-_WIDTH, _HEIGHT, _MARGIN = 640, 180, 48
+_WIDTH, _HEIGHT, _MARGIN, _NAMES = 430, 160, 48, 100
+"""Pixels of a drawing, which the UI cuts where it is wider than its column."""
 _BARS = 24
 _PLAIN = " ='/:,.-()"
 """What needs no escape in the URL of a drawing."""
@@ -402,7 +403,9 @@ def _number(value: float) -> str:
     return f"{value:.4g}"
 
 
-def _frame(low: float, high: float, left: str, right: str, unit: str, content: str) -> str:
+def _frame(
+    low: float, high: float, left: str, right: str, unit: str, content: str, legend: int = 0
+) -> str:
     """A drawing with axes.
 
     Args:
@@ -411,12 +414,13 @@ def _frame(low: float, high: float, left: str, right: str, unit: str, content: s
         left: What the left end of the horizontal axis is.
         right: What its right end is.
         unit: Of the vertical one.
-        content: Elements between the axes.
+        content: Elements between the axes, and those of the legend.
+        legend: How high the legend is.
     """
     x, y, below = _MARGIN, _HEIGHT - 20, _HEIGHT - 6
     middle = f"<text x='{x - 4}' y='{y // 2}'>{escape(unit)}</text>" if unit else ""
     return (
-        f"<svg xmlns='http://www.w3.org/2000/svg' width='{_WIDTH}' height='{_HEIGHT}'"
+        f"<svg xmlns='http://www.w3.org/2000/svg' width='{_WIDTH}' height='{_HEIGHT + legend}'"
         " font-family='Arial' font-size='11' fill='gray'>"
         f"<path d='M{x} 8V{y}H{_WIDTH}' fill='none' stroke='gray'/>"
         f"<text x='{x}' y='{below}'>{escape(left)}</text>"
@@ -445,16 +449,17 @@ def _plot(lines: Sequence[tuple[str, Sequence[float]]], unit: str) -> str:
         content.append(
             f"<polyline points='{points} {points.rpartition(' ')[2]}' fill='none' stroke='{color}'"
             " stroke-width='2' stroke-linecap='round'/>"
-            f"<text x='{_MARGIN + 30 + 95 * index}' y='{_HEIGHT - 6}' fill='{color}'>"
-            f"{escape(name if len(name) <= 15 else f'{name[:13]}...')}</text>"
+            f"<text x='{_MARGIN + index % 3 * wide // 3}' y='{_HEIGHT + 10 + index // 3 * 14}'"
+            f" fill='{color}'>{escape(name if len(name) <= 20 else f'{name[:18]}...')}</text>"
         )
-    return _frame(low, high, "0 s", f"{longest} s", unit, "".join(content))
+    legend = -(-len(lines) // 3) * 14
+    return _frame(low, high, "0 s", f"{longest} s", unit, "".join(content), legend)
 
 
 def _stretches(lines: Mapping[str, Sequence[tuple[float, float]]]) -> str:
     """Bars over seconds, a line of them for each name."""
     last = max(end for stretches in lines.values() for _, end in stretches) or 1.0
-    left, high, wide = 120, 16, _WIDTH - 120
+    left, high, wide = _NAMES, 16, _WIDTH - _NAMES
     drawn = []
     for line, (name, stretches) in enumerate(lines.items()):
         top = line * (high + 6) + 4
@@ -466,7 +471,7 @@ def _stretches(lines: Mapping[str, Sequence[tuple[float, float]]]) -> str:
                 f"v{high}h-{max(1, length):.0f}z"
             )
         drawn += [f"<path d='{d}' opacity='{1 - 0.4 * shade}'/>" for shade, d in path.items()]
-        shown = name if len(name) <= 18 else f"{name[:16]}..."
+        shown = name if len(name) <= 16 else f"{name[:14]}..."
         drawn.append(f"<text x='0' y='{top + 12}' fill='gray'>{escape(shown)}</text>")
     below = len(lines) * (high + 6) + 16
     return (
