@@ -1,4 +1,4 @@
-"""Packages that only some resources need."""
+"""Packages that only some components, steps and resources need."""
 
 from __future__ import annotations
 
@@ -6,7 +6,21 @@ from importlib.util import find_spec
 
 
 class MissingExtra(ImportError):
-    """A package is not installed; with the command that installs it."""
+    """Packages are not installed; with the command that installs them.
+
+    Args:
+        needs: What needs packages, the extra of this package that brings them, and the modules.
+    """
+
+    def __init__(self, *needs: tuple[str, str, list[str]]) -> None:
+        self.needs = needs
+        wanted = "; ".join(f"{what} needs {' and '.join(modules)}" for what, _, modules in needs)
+        several = len({module for *_, modules in needs for module in modules}) > 1
+        extras = ",".join(dict.fromkeys(extra for _, extra, _ in needs))
+        super().__init__(
+            f"{wanted}, which {'are' if several else 'is'} not installed:"
+            f" pip install 'dagster-metaxy[{extras}]'"
+        )
 
 
 def require(what: str, extra: str, *modules: str) -> None:
@@ -21,7 +35,4 @@ def require(what: str, extra: str, *modules: str) -> None:
         MissingExtra: One is not installed.
     """
     if missing := [name for name in modules if find_spec(name) is None]:
-        raise MissingExtra(
-            f"{what} needs {' and '.join(missing)}, which is not installed:"
-            f" pip install 'dagster-metaxy[{extra}]'"
-        )
+        raise MissingExtra((what, extra, missing))

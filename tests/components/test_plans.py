@@ -172,6 +172,10 @@ def test_childless_parents_beside_a_failed_one(docs: Project) -> None:
     for quarantined in (0, 1):
         assert _run(docs)
         assert docs.metadata("t/words")["quarantined"] == quarantined
+    # It is known, though it has no rows.
+    _hold(docs, a=8, b=2)
+    assert _run(docs)
+    assert docs.counts("t/words")[:2] == (0, 1)
 
 
 def test_quarantine(docs: Project) -> None:
@@ -182,6 +186,7 @@ def test_quarantine(docs: Project) -> None:
     metadata = docs.metadata("t/words")
     assert metadata["quarantined"] == 1
     assert "retry_quarantined" in str(metadata["notes"])
+    assert "doc=bad: AssertionError" in str(metadata["notes"])
     event = docs.instance.get_latest_materialization_event(dg.AssetKey(["t", "words"]))
     (held,) = _table(event.asset_materialization.metadata["quarantined samples"])  # type: ignore[union-attr]
     assert (held["sample"], held["error"], held["attempts"]) == ("doc=bad", "AssertionError", 1)

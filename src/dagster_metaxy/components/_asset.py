@@ -18,6 +18,7 @@ from dagster_metaxy.declare._dagster import (
     failed_partitions,
     plan_materializations,
 )
+from dagster_metaxy.declare.beta import chosen_beta
 from dagster_metaxy.declare.feature import Feature
 from dagster_metaxy.declare.partitions import Partitioning
 from dagster_metaxy.declare.project import MetaxyProject
@@ -166,8 +167,12 @@ def code_references(function: Callable[..., Any] | None) -> dict[str, Any]:
         return {}
     if file is None:
         return {}
-    reference = dg.LocalFileCodeReference(file_path=os.path.abspath(file), line_number=line or 1)
-    return {"dagster/code_references": dg.CodeReferencesMetadataValue(code_references=[reference])}
+    with chosen_beta():
+        reference = dg.LocalFileCodeReference(
+            file_path=os.path.abspath(file), line_number=line or 1
+        )
+        references = dg.CodeReferencesMetadataValue(code_references=[reference])
+    return {"dagster/code_references": references}
 
 
 def selected_checks(context: dg.AssetExecutionContext) -> list[str]:
@@ -456,7 +461,8 @@ class FeatureAsset:
         metadata = {**rows, **outcome_metadata(outcome)}
         context.log.info(f"{self.feature.key}: {outcome.summary}")
         for note in outcome.notes:
-            context.log.info(f"{self.feature.key}: {note}")
+            log = context.log.warning if note in outcome.quarantine_note else context.log.info
+            log(f"{self.feature.key}: {note}")
         if outcome.blocked and keys is not None:
             raise dg.Failure(f"{self.feature.key}: {'; '.join(outcome.notes)}")
         # Samples that are done may have no rows in an expansion.

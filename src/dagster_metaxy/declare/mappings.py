@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -10,6 +9,7 @@ import dagster as dg
 from pydantic import BaseModel, ConfigDict, Field, InstanceOf
 from pydantic.json_schema import SkipJsonSchema
 
+from dagster_metaxy.declare.beta import chosen_beta
 from dagster_metaxy.declare.schema import one_of, tagged, text_or
 
 
@@ -130,9 +130,7 @@ class MultiToSingle(_Mapping):
 
     def mapping(self) -> dg.PartitionMapping:
         """Dagster's mapping."""
-        with warnings.catch_warnings():
-            # Who writes it in YAML has chosen it; Dagster would say so at every load.
-            warnings.simplefilter("ignore", dg.BetaWarning)
+        with chosen_beta():
             return dg.MultiToSingleDimensionPartitionMapping(self.partition_dimension_name)
 
 

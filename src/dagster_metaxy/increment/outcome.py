@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from dagster_metaxy.increment.plan import Plan
 
 _LONGEST_MESSAGE = 2_000
+_NAMED = 3
 _PACKAGE = __name__.partition(".")[0]
 
 
@@ -292,10 +293,12 @@ class Outcome:
         if not self.quarantined:
             return ()
         count = len(self.quarantined)
+        named = "; ".join(str(failure) for failure in self.quarantined[:_NAMED])
+        named += "; ..." if count > _NAMED else ""
         held = (
-            "1 sample is quarantined: it"
+            f"1 sample is quarantined ({named}): it"
             if count == 1
-            else f"{count} samples are quarantined: they"
+            else f"{count} samples are quarantined ({named}): they"
         )
         return (
             f"{held} failed before with the same input and code version; another input or code"

@@ -360,7 +360,8 @@ class Planner:
                 if entry.failure is not None:
                     asked = ids in forced or self.selection.retries(ids, plan.name(ids))
                     failed_before(task, entry.failure, self.quarantine, asked)
-            elif task.why != FORCED and task.stale:
+            elif task.why != FORCED and (task.stale or (entry and entry.rows == 0)):
+                task.stale = True  # or it is done, and gave no children
                 task.why, task.detail = self._reason(entry, task)
             missing = [s.upstream for s in stranded if s.holds(ids)]
             if task.why == QUARANTINED:
@@ -539,9 +540,9 @@ class Planner:
             gathered = bool(dep.get("optional")) or kind == AGGREGATION
             yield Stranded(key, at, found, missing, gathered)
             plan.notes.append(
-                f"{_samples(len(found))} cannot be told, and what was computed from them is kept:"
-                f" {key} has not run since its code version changed. Run it, or, where it is produced"
-                " elsewhere, push its definition (`mx push`)"
+                f"{_samples(len(found))} cannot be told before {key} has run, whose code version has"
+                " changed; what was computed from them is kept. Where it is produced elsewhere, push"
+                " its definition (`mx push`)"
             )
 
     def _orphaned(self, increment: mx.PolarsIncrement) -> set[Ids]:

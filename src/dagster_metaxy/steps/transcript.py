@@ -14,9 +14,9 @@ from pydantic import Field
 from dagster_metaxy import locations
 from dagster_metaxy.declare.columns import Column
 from dagster_metaxy.declare.feature import Feature, expansion
-from dagster_metaxy.extras import MissingExtra
 from dagster_metaxy.increment.compute import ComputeContext
 from dagster_metaxy.increment.selection import Sample
+from dagster_metaxy.media.models import ModelError
 from dagster_metaxy.report.previews import Timeline, Values
 from dagster_metaxy.steps._step import Step, of_videos, versioned
 
@@ -79,7 +79,8 @@ class TranscriptStep(Step):
         """Refuse to go on without the model, or what runs it.
 
         Raises:
-            MissingExtra: With what to do.
+            MissingExtra: With the command that installs what runs it.
+            ModelError: The model is not there; with what to do.
         """
         try:
             if _is_own(self.model):
@@ -90,7 +91,7 @@ class TranscriptStep(Step):
                 super().check_installed()
                 find_whisper(self.model)
         except FileNotFoundError as error:
-            raise MissingExtra(f"the step {self.type!r}: {error}") from None
+            raise ModelError(str(error)) from None
 
     def feature(self, prefix: str) -> Feature:
         """The sound is what it depends on, and the model."""

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from dagster_metaxy.components._asset import UpdateConfig
 from dagster_metaxy.components.metaxy_jobs.stores import ProjectStores
+from dagster_metaxy.declare.beta import chosen_beta
 from dagster_metaxy.increment.outcome import UpdateError
 from dagster_metaxy.increment.plan import Plan
 from dagster_metaxy.report.tables import metadata_table, text_table
@@ -106,11 +107,12 @@ def _selected(stores: ProjectStores, selection: str) -> set[dg.AssetKey]:
     with stores.features.project.use():
         specs = [asset.spec() for asset in stores.features.assets.values()]
     try:
-        return set(
-            dg.AssetSelection.from_string(selection, include_sources=True).resolve(
-                [dg.AssetsDefinition(specs=specs)]
+        with chosen_beta():
+            return set(
+                dg.AssetSelection.from_string(selection, include_sources=True).resolve(
+                    [dg.AssetsDefinition(specs=specs)]
+                )
             )
-        )
     except dg.DagsterError as error:
         raise dg.Failure(
             f"the asset selection {selection!r} cannot be read: {error}", allow_retries=False

@@ -45,6 +45,7 @@ from dagster_metaxy.media.models import ModelError
 from dagster_metaxy.report.previews import Histogram, Kinds, Preview, Total
 from dagster_metaxy.steps import STEPS, AnyStep
 from dagster_metaxy.steps._picture import PictureStep, look_together
+from dagster_metaxy.steps._step import Step
 
 _OF_VIDEOS = (
     Kinds("video_codec", beside=("width", "height", "audio_codec"), counted="videos"),
@@ -274,12 +275,7 @@ class PartitionedVideoComponent(FeatureComponent):
             )
 
         def step_assets() -> Iterator[FeatureAsset]:
-            for declared in self.steps:
-                step = declared.below(project_root)
-                try:
-                    step.check_installed()
-                except (MissingExtra, ModelError) as error:
-                    raise self.error(str(error), "steps") from None
+            for step in self._ready_steps(project_root):
                 feature = step.feature(self.feature_prefix)
                 if partitioning is not None and not step.of_all_videos:
                     feature = self._seeing(feature, partitioning)
@@ -300,6 +296,23 @@ class PartitionedVideoComponent(FeatureComponent):
 
         videos = asset(self._videos(project_root), "video", previews=_OF_VIDEOS)
         return [videos, *step_assets()]
+
+    def _ready_steps(self, project_root: Path) -> Sequence[Step]:
+        """The steps, whose packages and models are there."""
+        steps, missing = [declared.below(project_root) for declared in self.steps], {}
+        for index, step in enumerate(steps):
+            try:
+                step.check_installed()
+            except MissingExtra as error:
+                missing[index] = error
+            except ModelError as error:
+                what = f"the step {step.feature_name!r}: {error}"
+                raise self.error(what, "steps", index) from None
+        if missing:
+            # All at once: one command installs them.
+            needs = [need for error in missing.values() for need in error.needs]
+            raise self.error(str(MissingExtra(*needs)), "steps", min(missing))
+        return steps
 
     def _seeing(self, feature: Feature, partitioning: Partitioning) -> Feature:
         """`feature`, whose compute sees the column of the videos that partitions are found by."""
