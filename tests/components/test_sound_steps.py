@@ -94,13 +94,20 @@ def test_without_the_extra_of_a_step(project: Project, monkeypatch: pytest.Monke
         "clips/defs.yaml",
         """
         type: dagster_metaxy.PartitionedVideoComponent
-        attributes: {source: videos, feature_prefix: clips, steps: [speech]}
+        attributes:
+          source: videos
+          feature_prefix: clips
+          steps:
+            - scenes
+            - speech
+            - faces
         """,
     )
     told = load_error(project)
     assert "the step 'speech' needs" in told
-    assert "onnxruntime" in told
-    assert "pip install 'dagster-metaxy[speech]'" in told
+    assert "the step 'faces' needs onnxruntime, which" in told
+    assert "pip install 'dagster-metaxy[speech,faces]'" in told
+    assert "defs.yaml:7:" in told
 
 
 def test_transcript(heard: Project) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
+from typing_extensions import Self
 
 from dagster_metaxy import locations
 from dagster_metaxy.declare.columns import Column
@@ -39,8 +40,8 @@ class TranscriptStep(Step):
         examples=["transcript"],
     )
     model: str = Field(
-        description="For faster-whisper: a folder, or the name of a model that was downloaded before"
-        " (`small`, or `owner/name`). Or `package.module.name` of a function or class of one's own,"
+        description="For faster-whisper: a folder, absolute or below the project's root, or the name"
+        " of a model that was downloaded before (`small`, or `owner/name`). Or `package.module.name` of a function or class of one's own,"
         " called with mono sound (numpy, float32, 16 kHz, at most five minutes) and the language; it"
         " gives (start, end, text), with times in seconds. A class is made once per process.",
         examples=["small", "/models/whisper-small", "my_project.models.Recognizer"],
@@ -74,6 +75,11 @@ class TranscriptStep(Step):
         description="Index of the audio track, 0 for the first. A video with fewer is a failed sample.",
         examples=[1],
     )
+
+    def below(self, project_root: Path) -> Self:
+        """The same step, whose model is found wherever the process runs."""
+        folder = project_root / Path(self.model).expanduser()
+        return self.model_copy(update={"model": str(folder)}) if folder.is_dir() else self
 
     def check_installed(self) -> None:
         """Refuse to go on without the model, or what runs it.
@@ -122,7 +128,7 @@ class TranscriptStep(Step):
             },
             fields=(versioned("audio", named.code_version("1"), prefix, "audio"),),
             deps=(of_videos(prefix, "audio", lineage=expansion(["video_id"])),),
-            description=f"What is said in each video, by {self.model}.",
+            description=f"What is said in each video, by {Path(self.model).name}.",
         )
 
     def _model_version(self) -> str:
