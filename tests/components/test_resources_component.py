@@ -322,7 +322,7 @@ def test_all_mistakes_of_a_file_are_told_at_once(own: Project) -> None:
     also = found.partition("\nAlso wrong:\n")[2].splitlines()
     assert [line.partition("defs.yaml:")[2][:12] for line in also] == [
         "5:41: a.prt:",
-        "8:61: m.name",
+        "8:67: m.name",
     ]
 
 

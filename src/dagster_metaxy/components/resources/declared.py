@@ -238,8 +238,10 @@ def discreet(cls: type[Any], variables: frozenset[str]) -> type[Any]:
         cls: The class.
         variables: The names of the variables that its fields are read from.
     """
+    # The UI shows it as Markdown, in which what is indented is code.
+    described = cls.__doc__ and inspect.cleandoc(cls.__doc__)
     made: Any = create_model(
-        cls.__name__, __base__=(_Discreet, cls), __module__=cls.__module__, __doc__=cls.__doc__
+        cls.__name__, __base__=(_Discreet, cls), __module__=cls.__module__, __doc__=described
     )
     made._late_variables = variables
     return made
