@@ -236,6 +236,9 @@ def sentence(error: Exception) -> str:
     answer = "".join(answers)
     told = [found[1] for n in ("Code", "Message") if (found := re.search(f"<{n}>([^<]*)", answer))]
     text = re.sub(r"(https?://[^\s?]*)\?\S*", r"\1", text)
+    text = re.sub(
+        r" in \S+, after (\d+ retries), max_retries: \d+, retry_timeout: \S+ -", r" (\1):", text
+    )
     return " ".join(f"{text}{': '.join(told)}".split())
 
 
