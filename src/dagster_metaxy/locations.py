@@ -42,6 +42,17 @@ _BREAKS = 5
 
 _PAUSE_SECONDS = 0.2
 
+# What obstore says, of which its readers give no class.
+_DENIED = (
+    "The operation lacked the necessary privileges",
+    "The operation lacked valid authentication",
+)
+_PERMANENT = {
+    "Range request not supported": "the server does not answer range requests, by which files are read"
+    " part by part",
+    "Invalid last modified": "the server sends a Last-Modified that is no date, and obstore refuses it",
+}
+
 _SETTINGS = ("AWS_", "GOOGLE_", "AZURE_")
 _RETRY: Any = {"max_retries": 5, "retry_timeout": timedelta(seconds=60)}
 _STALE_AFTER_SECONDS = 24 * 3600
@@ -206,7 +217,13 @@ def _told(location: str) -> Iterator[None]:
     except (PermissionError, PermissionDeniedError, UnauthenticatedError) as error:
         raise PermissionError(f"{location}: {sentence(error)}") from None
     except (BaseError, OSError) as error:  # its readers raise OSError
-        raise ConnectionError(f"{location}: {sentence(error)}") from None
+        said = sentence(error)
+        if any(known in said for known in _DENIED):
+            raise PermissionError(f"{location}: {said}") from None
+        for known, told in _PERMANENT.items():
+            if known in said:
+                raise OSError(f"{location}: {told}") from None
+        raise ConnectionError(f"{location}: {said}") from None
     except ValueError as error:
         raise OSError(f"{location}: {sentence(error)}") from None
 
@@ -219,6 +236,9 @@ def sentence(error: Exception) -> str:
     answer = "".join(answers)
     told = [found[1] for n in ("Code", "Message") if (found := re.search(f"<{n}>([^<]*)", answer))]
     text = re.sub(r"(https?://[^\s?]*)\?\S*", r"\1", text)
+    text = re.sub(
+        r" in \S+, after (\d+ retries), max_retries: \d+, retry_timeout: \S+ -", r" (\1):", text
+    )
     return " ".join(f"{text}{': '.join(told)}".split())
 
 

@@ -125,11 +125,15 @@ def declare(project: Project, *lines: str, folder: str = "r") -> None:
 
 def told(project: Project) -> str:
     """The first line of the error of loading a project, with paths below its defs."""
+    return all_told(project).splitlines()[0]
+
+
+def all_told(project: Project) -> str:
     with pytest.raises(Exception) as caught:  # noqa: PT011 - its text is what is tested
         project.load()
     error = caught.value.__cause__ or caught.value
     text = str(error).replace(str(project.sandbox.defs_folder_path), "defs")
-    return text.replace(f"{project.sandbox.project_name}.", "").splitlines()[0]
+    return text.replace(f"{project.sandbox.project_name}.", "")
 
 
 def values(project: Project) -> dict[str, Any]:
@@ -303,6 +307,23 @@ def test_mistakes(own: Project, lines: list[str], place: str, sentence: str) -> 
     assert found.startswith(f"defs/r/defs.yaml:{place}: ")
     assert sentence in found
     assert SECRET not in found
+
+
+def test_all_mistakes_of_a_file_are_told_at_once(own: Project) -> None:
+    declare(
+        own,
+        "a: {type: .resources.Own, hosst: x, prt: 1}",
+        "b: {type: .resources.Needs, own: {resource: a}, other: {resource: c}}",
+        "c: {type: .resources.Own, host: x}",
+        "m: {type: dagster_metaxy.resources.MetaxyStoreResource, name: nope}",
+    )
+    found = all_told(own)
+    assert found.startswith("defs/r/defs.yaml:5:31: a.hosst: Own has no such field")
+    also = found.partition("\nAlso wrong:\n")[2].splitlines()
+    assert [line.partition("defs.yaml:")[2][:12] for line in also] == [
+        "5:41: a.prt:",
+        "8:67: m.name",
+    ]
 
 
 def test_an_extra_that_is_not_installed(own: Project, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -60,7 +60,7 @@ def test_another_type_is_refused_and_the_way_out_works(
 
 def test_another_column_needs_another_code_version(own: Project) -> None:
     _define(own, "x: int, y: int", "{'x': 5, 'y': 6}")
-    with pytest.raises(dg.Failure, match=r"'y' was declared after 1 samples.*new code_version"):
+    with pytest.raises(dg.Failure, match=r"'y' was declared after 1 sample.*new code_version"):
         own.run_job()
     _define(own, "x: int, y: int", "{'x': 5, 'y': 6}", 2)
     own.run_job()

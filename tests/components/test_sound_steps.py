@@ -98,7 +98,7 @@ def test_without_the_extra_of_a_step(project: Project, monkeypatch: pytest.Monke
           source: videos
           feature_prefix: clips
           steps:
-            - scenes
+            - frames
             - speech
             - faces
         """,

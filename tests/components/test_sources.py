@@ -82,7 +82,7 @@ def test_a_root_lists_its_samples(library: Library) -> None:
     assert dict(library.project.rows("library/books").select("book", "pages").rows()) == {
         "a": 1, "b": 7,
     }  # fmt: skip
-    assert "1 samples have other columns" in str(library.project.metadata("library/books")["notes"])
+    assert "1 sample has other columns" in str(library.project.metadata("library/books")["notes"])
     library.hold([B])
     library.run()
     assert library.counts()[0][2] == 1

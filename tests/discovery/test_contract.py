@@ -236,7 +236,7 @@ class TestDisk:
         place.put("bikes.mp4", BIKES[:-20_000])
         outcome = collection.run()
         assert outcome.total == Counts(new=1)  # it is no failure
-        assert "1 files are still being written, such as 'bikes.mp4'" in outcome.notes[-1]
+        assert "1 file is still being written, such as 'bikes.mp4'" in outcome.notes[-1]
         assert set(collection.rows()) == {"portrait"}
         place.put("bikes.mp4", BIKES)
         assert collection.counts() == Counts(new=1)

@@ -22,7 +22,7 @@ from watches import Watch
 from dagster_metaxy.declare.columns import Column
 from dagster_metaxy.discovery.files import SourceError
 from dagster_metaxy.discovery.sources import Records
-from dagster_metaxy.locations import local_file
+from dagster_metaxy.locations import local_file, read
 
 BIKES, PORTRAIT = ((CLIPS / f"{name}.mp4").read_bytes() for name in ("bikes", "portrait"))
 
@@ -252,7 +252,7 @@ def test_a_sensor_asks_the_table(table: Table) -> None:
     data = watch.tick()
     assert data.run_requests[0].tags["found"].startswith("1 new, 0 changed and 0 vanished of 1")
     assert watch.run(data).success
-    assert "1 videos, none new, changed or gone" in watch.tick().skip_message
+    assert "1 video, none new, changed or gone" in watch.tick().skip_message
     table.execute("DELETE FROM videos")
     assert watch.tick().run_requests
 
@@ -309,6 +309,9 @@ class Catalog:
         self.videos: list[dict[str, Any]] = []
         self.files: dict[str, bytes] = {}
         self.keys: list[str | None] = []
+        self.modified = "Mon, 02 Nov 2026 10:00:00 GMT"
+        self.ranges = True
+        self.requests = 0
         catalog = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -331,7 +334,8 @@ class Catalog:
                     self.send_error(404)
                     return
                 first, last = 0, len(content) - 1
-                if asked := self.headers.get("Range"):
+                catalog.requests += 1
+                if catalog.ranges and (asked := self.headers.get("Range")):
                     begin, _, end = asked.removeprefix("bytes=").partition("-")
                     first, last = int(begin), min(int(end or last), last)
                 self._answer(content[first : last + 1], first, last, len(content))
@@ -339,10 +343,11 @@ class Catalog:
             do_HEAD = do_GET
 
             def _answer(self, body: bytes, *part: int) -> None:
-                self.send_response(206 if "Range" in self.headers else 200)
+                part_only = catalog.ranges and "Range" in self.headers
+                self.send_response(206 if part_only else 200)
                 if part:
                     self.send_header("Content-Range", "bytes {}-{}/{}".format(*part))
-                    self.send_header("Last-Modified", "Mon, 02 Nov 2026 10:00:00 GMT")
+                    self.send_header("Last-Modified", catalog.modified)
                     self.send_header("ETag", f'"{part[2]}"')
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
@@ -416,6 +421,25 @@ def test_an_api(project: Project, catalog: Catalog, monkeypatch: pytest.MonkeyPa
     (failed,) = project.metadata("clips/videos")["failed samples"].records
     assert f"{catalog.url}/files/none.mp4: there is no such object" in failed.data["message"]
     assert set(project.rows("clips/videos")["video_id"]) == {"bikes", "portrait"}
+
+
+@pytest.mark.parametrize(
+    ("attribute", "value", "message"),
+    [
+        ("ranges", False, "the server does not answer range requests"),
+        ("modified", "yesterday", "the server sends a Last-Modified that is no date"),
+    ],
+)
+def test_what_a_web_server_never_does_is_not_tried_again(
+    catalog: Catalog, attribute: str, value: Any, message: str
+) -> None:
+    catalog.files = {"/p.mp4": PORTRAIT}
+    setattr(catalog, attribute, value)
+    url = f"{catalog.url}/p.mp4"
+    with pytest.raises(OSError, match=f"^{url}: {message}") as caught:
+        read(url, lambda media: media.read(10))
+    assert not isinstance(caught.value, ConnectionError)
+    assert catalog.requests <= 3  # its status before and after, and one part
 
 
 def test_a_cache(table: Table, bucket: Bucket) -> None:

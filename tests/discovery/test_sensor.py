@@ -166,11 +166,11 @@ def test_it_waits_for_files_that_are_being_copied(
     copied.write_bytes((CLIPS / "bikes.mp4").read_bytes()[:100_000])
     data = watch.tick()
     assert not data.run_requests
-    assert "1 files may still be being written, such as 'copied.mp4'" in data.skip_message
+    assert "1 file may still be being written, such as 'copied.mp4'" in data.skip_message
     # A run that is asked for by hand waits, too, and says so.
     assert videos.run_job().success
     notes = videos.metadata("clips/videos")["notes"]
-    assert "1 files are still being written, such as 'copied.mp4'" in str(notes)
+    assert "1 file is still being written, such as 'copied.mp4'" in str(notes)
     os.utime(copied, (1_700_000_000, 1_700_000_000))  # nobody goes on with it
     assert not watch.run(watch.tick()).success
     assert videos.counts("clips/videos") == (0, 0, 0, 1)

@@ -69,7 +69,7 @@ def test_a_moved_video_that_cannot_be_read_for_a_moment_keeps_its_id(
         patch.setattr("dagster_metaxy.media.identify.identify", away)
         outcome = videos.run(world.store, Scope(), RUNTIME)
     assert (outcome.total.failed, outcome.total.orphaned) == (1, 0)
-    assert "1 videos have vanished, but are kept" in " ".join(outcome.notes)
+    assert "1 video has vanished, but is kept" in " ".join(outcome.notes)
     assert _ids(world) == ["bikes", "portrait"]
     outcome = videos.run(world.store, Scope(), RUNTIME)
     assert (outcome.total.new, outcome.total.orphaned) == (0, 0)

@@ -340,7 +340,7 @@ def test_only_some(world: World) -> None:
     assert {row["doc"] for row in world.rows("t/words")} == {"a", "b", "c"}
     outcome = run(world, updating, limit=2)
     assert len(compute.calls) == 5
-    assert "1 samples were not asked for" in outcome.notes
+    assert "1 sample was not asked for" in outcome.notes
     assert {row["doc"] for row in world.rows("t/words")} >= {"a", "c"}
     assert "b" not in {row["doc"] for row in world.rows("t/words")}
 

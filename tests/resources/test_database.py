@@ -133,6 +133,7 @@ def test_errors_hide_password_and_parameters(url: str) -> None:
             database.query("select * from missing where a = :a", {"a": "hunter2"})
         assert "no such table" in str(caught.value)
         assert "hunter2" not in str(caught.value)
+        assert "https://" not in str(caught.value)
 
     assert run(DatabaseResource(url=url), asks)[1]
     away = DatabaseResource(host="127.0.0.1", port=9, database="m", user="me", password="hun/ter2")

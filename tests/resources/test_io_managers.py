@@ -60,7 +60,9 @@ def frame_assets(seen: list[Any], **options: Any) -> list[Any]:
 
 
 class TestJson:
-    def test_at_the_key_of_the_asset(self, tmp_path: Path) -> None:
+    def test_at_the_key_of_the_asset(
+        self, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    ) -> None:
         seen: list[Any] = []
         result = run(json_assets(seen), JsonIOManager(base_path=str(tmp_path)))
         assert seen == [VALUE]
@@ -68,6 +70,7 @@ class TestJson:
         assert json.loads((tmp_path / "deep/kept.json").read_text("utf-8")) == VALUE
         (event,) = result.asset_materializations_for_node("deep__kept")
         assert event.metadata["path"].value == str(tmp_path / "deep/kept.json")
+        assert "kept.json using JsonIOManager" in capfd.readouterr().err
 
     def test_below_the_working_directory(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

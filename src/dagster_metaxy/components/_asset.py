@@ -461,7 +461,7 @@ class FeatureAsset:
         metadata = {**rows, **outcome_metadata(outcome)}
         context.log.info(f"{self.feature.key}: {outcome.summary}")
         for note in outcome.notes:
-            log = context.log.warning if note in outcome.quarantine_note else context.log.info
+            log = context.log.warning if note in outcome.warnings else context.log.info
             log(f"{self.feature.key}: {note}")
         if outcome.blocked and keys is not None:
             raise dg.Failure(f"{self.feature.key}: {'; '.join(outcome.notes)}")

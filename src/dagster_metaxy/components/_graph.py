@@ -22,7 +22,7 @@ from dagster_metaxy.components._asset import FeatureAsset, is_of_component
 from dagster_metaxy.components._base import FeatureComponent
 from dagster_metaxy.components._partitions import partitioned
 from dagster_metaxy.declare._dagster import ResolutionException, definitions_in_python
-from dagster_metaxy.declare.errors import LocatedError, Position, did_you_mean
+from dagster_metaxy.declare.errors import Position, did_you_mean, with_others
 from dagster_metaxy.declare.feature import (
     AGGREGATION,
     EXPANSION,
@@ -101,25 +101,10 @@ def project_features(
     assert features is not None
     if component._error is not None:
         others = [c for c in (*features.wrong, *features.owners.values()) if c is not component]
-        error = _with_others(component._error, [c._error for c in others if c._error is not None])
+        error = with_others(component._error, [c._error for c in others if c._error is not None])
         # What led here is this package's own affair.
         raise error.with_traceback(None) from error.__cause__
     return features
-
-
-def _with_others(
-    error: ResolutionException, others: Sequence[ResolutionException]
-) -> ResolutionException:
-    """`error`, and a line for each of the others."""
-    lines = dict.fromkeys(
-        other.sentence if isinstance(other, LocatedError) else str(other).partition("\n")[0]
-        for other in others
-    )
-    if not lines:
-        return error
-    told = ResolutionException("\n".join([str(error), "", "Also wrong:", *lines]))
-    told.__cause__ = error.__cause__
-    return told
 
 
 _looking: ContextVar[bool] = ContextVar("looking at what Python defines", default=False)
@@ -218,7 +203,7 @@ def load_features(root: Path) -> ProjectFeatures | None:
             return None
         try:
             if wrong := [c._error for c in components if c._error is not None]:
-                raise _with_others(wrong[0], wrong[1:])
+                raise with_others(wrong[0], wrong[1:])
             return _register(root, tree.defs_module_name.split(".")[0], components, ())
         except _Blamed as blamed:
             raise blamed.error from None

@@ -10,6 +10,7 @@ import dagster as dg
 from dagster_metaxy.components._asset import FAILED_SAMPLES, FeatureAsset, op_name
 from dagster_metaxy.declare._dagster import output_metadata, stop_retries
 from dagster_metaxy.declare.project import MetaxyProject
+from dagster_metaxy.declare.words import counted
 from dagster_metaxy.increment import store as stores
 from dagster_metaxy.increment.outcome import UpdateError
 
@@ -104,7 +105,9 @@ def _remove_deleted_keys(
                 context.instance.delete_dynamic_partition(dynamic, key)
             if removed:
                 shown = ", ".join(sorted(removed)[:10]) + (", ..." if len(removed) > 10 else "")
-                context.log.info(f"{len(removed)} partitions of {dynamic!r} removed: {shown}")
+                context.log.info(
+                    f"{counted(len(removed), 'partition', 'partitions')} of {dynamic!r} removed: {shown}"
+                )
 
     return remove
 

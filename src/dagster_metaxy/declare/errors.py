@@ -39,8 +39,9 @@ class LocatedError(ResolutionException):
         place: Where; None where the component was built in Python.
     """
 
-    def __init__(self, message: str, place: Position | None) -> None:
-        super().__init__(f"{place}: {message}\n{_snippet(place)}" if place else message)
+    def __init__(self, message: str, place: Position | None, also: Collection[str] = ()) -> None:
+        told = f"{place}: {message}\n{_snippet(place)}" if place else message
+        super().__init__("\n".join([told, "", "Also wrong:", *also]) if also else told)
         self.message = message
         self.place = place
 
@@ -48,6 +49,24 @@ class LocatedError(ResolutionException):
     def sentence(self) -> str:
         """Place and message, in one line."""
         return f"{self.place}: {self.message}" if self.place else self.message
+
+
+def with_others(
+    error: ResolutionException, others: Iterable[ResolutionException]
+) -> ResolutionException:
+    """`error`, and a line for each of the others."""
+    lines = dict.fromkeys(
+        other.sentence if isinstance(other, LocatedError) else str(other).partition("\n")[0]
+        for other in others
+    )
+    if not lines:
+        return error
+    if isinstance(error, LocatedError):
+        told: ResolutionException = LocatedError(error.message, error.place, lines)
+    else:
+        told = ResolutionException("\n".join([str(error), "", "Also wrong:", *lines]))
+    told.__cause__ = error.__cause__
+    return told
 
 
 def position(

@@ -11,6 +11,7 @@ from dagster_metaxy.declare._dagster import failed_steps
 from dagster_metaxy.declare.keys import PartitionError
 from dagster_metaxy.declare.partitions import Partitioning
 from dagster_metaxy.declare.project import MetaxyProject
+from dagster_metaxy.declare.words import counted
 from dagster_metaxy.discovery.files import SourceError
 from dagster_metaxy.discovery.videos import Comparison, Videos, compare
 from dagster_metaxy.increment import store as stores
@@ -101,7 +102,9 @@ def build_sensor(
         attempt = 1
         if digest == cursor["digest"]:
             if not _failed(context.instance, cursor.get("run_key"), report_op):
-                return dg.SkipReason(f"{len(listing.files)} videos, none new, changed or gone")
+                return dg.SkipReason(
+                    f"{counted(len(listing.files), 'video', 'videos')}, none new, changed or gone"
+                )
             attempt = cursor.get("attempt", 1) + 1
             if attempt > MAX_ATTEMPTS:
                 return dg.SkipReason(
@@ -122,24 +125,27 @@ def build_sensor(
         compared = compare(listing, rows, current)
         if compared.nothing_to_do and not listing.unreadable:
             context.update_cursor(json.dumps({**cursor, "digest": digest}))
-            return dg.SkipReason(f"{len(listing.files)} videos, all in the store as they are")
+            return dg.SkipReason(
+                f"{counted(len(listing.files), 'video', 'videos')}, all in the store as they are"
+            )
 
         files = [file for file, _ in (*compared.new, *compared.changed)]
         fresh = [file.relative_path for file in files if videos.is_fresh(file)]
         if fresh and len(fresh) == len(files) and not compared.vanished:
             return dg.SkipReason(
-                f"{len(fresh)} files may still be being written, such as {fresh[0]!r}; the next tick"
+                f"{counted(len(fresh), 'file', 'files')} may still be being written, such as {fresh[0]!r}; the next tick"
                 " looks again"
             )
         found = (
             f"{len(compared.new)} new, {len(compared.changed)} changed and"
-            f" {len(compared.vanished)} vanished of {len(listing.files)} videos"
+            f" {len(compared.vanished)} vanished of"
+            f" {counted(len(listing.files), 'video', 'videos')}"
         )
         if partitioning is not None:
             new = partitioning.dynamic_keys(_surely_new(compared, partitioning))
             for name, keys in new.items():
                 added = register_keys(context.instance, name, keys)
-                found += f"; {len(added)} partitions registered"
+                found += f"; {counted(len(added), 'partition', 'partitions')} registered"
                 if warning := too_many_keys(context.instance, name):
                     context.log.warning(warning)
         context.log.info(found)

@@ -15,6 +15,7 @@ from dagster_metaxy.declare.columns import Column
 from dagster_metaxy.declare.feature import Feature
 from dagster_metaxy.declare.keys import PartitionError, PatternError
 from dagster_metaxy.declare.partitions import Partitioning
+from dagster_metaxy.declare.words import counted
 from dagster_metaxy.discovery.files import File, Listing, SourceError, list_files, unique_ids
 from dagster_metaxy.discovery.sources import Files, Source
 from dagster_metaxy.engines import Engine
@@ -304,7 +305,7 @@ class Videos:
             known = {row["video_id"]: row[stores.UPDATED_AT] for row in self.stored(store)[0]}
         listing = self.listing(runtime.resources)
         if not listing.files and not listing.unreadable:
-            outcome.notes.append(f"there is no video in {self.source.place}")
+            outcome.warn(f"there is no video in {self.source.place}")
         with stores.opened(store, "w"):
             stores.check_table(store, self.feature, fills=True)
             rows, current = self.stored(store)
@@ -320,10 +321,10 @@ class Videos:
             for task in plan.held:
                 if task.failure and scope.covers(task.partition):
                     outcome.hold(task.failure, task.partition)
-            outcome.notes.extend(outcome.quarantine_note)
+            outcome.tell_quarantined()
             if behind := [row for row in rows if listing.may_hold(row["relative_path"])]:
                 outcome.notes.append(
-                    f"{len(behind)} videos cannot be looked at now, as behind links that lead nowhere:"
+                    f"{counted(len(behind), 'video', 'videos')} cannot be looked at now, as behind links that lead nowhere:"
                     " what is known of them is kept"
                 )
             live = self._refresh(store, compared, scope, outcome)
@@ -450,7 +451,9 @@ class Videos:
     ) -> FailedSample:
         named = {"video_id": sample["video_id"]}
         partition = self._partition(scope, sample)
-        return FailedSample(named, error, f"{path}: {message}", partition=partition)
+        # The path of what a table lists is its id, which is told anyway.
+        message = f"{path}: {message}" if self.source.resource is None else message
+        return FailedSample(named, error, message, partition=partition)
 
     def listed(self, store: mx.MetadataStore) -> set[str]:
         """The ids of those known videos whose file the source lists; none where that takes a
@@ -485,7 +488,7 @@ class Videos:
         if outside:
             shown = "; ".join(f"{name}: {why}" for name, why in list(outside.items())[:_NAMED])
             yield (
-                f"{len(outside)} videos belong to no partition, so that only runs over all compute"
+                f"{counted(len(outside), 'video belongs', 'videos belong')} to no partition, so that only runs over all compute"
                 f" them: {shown}{'; ...' if len(outside) > _NAMED else ''}"
             )
 
@@ -518,7 +521,7 @@ class Videos:
         if other:
             self._write(store, other, outcome)
             outcome.notes.append(
-                f"{len(other)} videos lie at another place, or have other values in the columns that"
+                f"{counted(len(other), 'video lies', 'videos lie')} at another place, or have other values in the columns that"
                 " the source tells; their streams are the same, so that nothing is computed anew"
             )
         return live
@@ -544,7 +547,8 @@ class Videos:
         tasks, plan.tasks = plan.tasks, []
         if tasks:
             log.info(
-                f"{self.feature.key}: reading {len(tasks)} new or changed files{plan.expectation}"
+                f"{self.feature.key}: reading"
+                f" {counted(len(tasks), 'new or changed file', 'new or changed files')}{plan.expectation}"
             )
 
         by_versions: dict[Any, list[Row]] = {}
@@ -654,12 +658,12 @@ class Videos:
         order(plan.tasks)
         if copied:
             outcome.notes.append(
-                f"{len(copied)} files are still being written, such as {copied[0]!r}: the next run"
+                f"{counted(len(copied), 'file is', 'files are')} still being written, such as {copied[0]!r}: the next run"
                 " looks again"
             )
         if refreshed:
             outcome.notes.append(
-                f"{refreshed} files were touched, moved or remuxed; their streams are the same"
+                f"{counted(refreshed, 'file was', 'files were')} touched, moved or remuxed; their streams are the same"
             )
         return live
 
@@ -745,13 +749,15 @@ class Videos:
             return {}
         if not listing.files and not listing.unreadable:
             notes.append(
-                f"the source {self.source.place} is empty, but the store knows {len(vanished)} videos: they"
-                " are kept. Delete them with Metaxy if they are really gone."
+                f"the source {self.source.place} is empty, but the store knows"
+                f" {counted(len(vanished), 'video: it is', 'videos: they are')} kept. Delete them with Metaxy"
+                " if they are really gone."
             )
             return {}
         if work.unseen:
             notes.append(
-                f"{len(vanished)} videos have vanished, but are kept as long as there are files that"
+                f"{counted(len(vanished), 'video has vanished, but is', 'videos have vanished, but are')}"
+                " kept as long as there are files that"
                 f" cannot be looked at, such as {work.unseen[0]!r}: one of these may be theirs"
             )
             return {}
@@ -769,7 +775,8 @@ class Videos:
         }
         if kept := len(vanished) - len(gone):
             notes.append(
-                f"{kept} videos have vanished, but are kept: a new file of the same size that was not"
+                f"{counted(kept, 'video has vanished, but is', 'videos have vanished, but are')}"
+                " kept: a new file of the same size that was not"
                 " read may be theirs"
             )
         return gone
@@ -805,14 +812,22 @@ def _read(
         return identity, status, meter.cost()
     except Exception as error:
         cause = error.__cause__
-        raise RemoteError.of(cause if isinstance(cause, OSError) else error) from None
+        error = cause if isinstance(cause, OSError) else error
+        found = RemoteError.of(error)
+        if isinstance(error, OSError) and error.strerror:  # without its number
+            told = f"{location}: {error.strerror}"
+            found = RemoteError(replace(found.failure, message=told), *found.args[1:])
+        raise found from None
 
 
 def _failure(task: Task, file: File, error: Exception) -> FailedSample:
     """The failure of a file that could not be read."""
     before = task.failure.attempts if task.failure else 0
     failure = FailedSample.of({"video_id": task.ids[0]}, error)
-    message = f"{file.relative_path}: {failure.message}"
+    message = failure.message
+    # The path of what a table lists is its id, which is told anyway.
+    if file.id is None and not message.startswith(file.path):
+        message = f"{file.relative_path}: {message}"
     return replace(failure, message=message, where="", attempts=before + 1)
 
 

@@ -10,6 +10,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from dagster_metaxy.declare.words import counted
+
 if TYPE_CHECKING:
     from dagster_metaxy.increment.plan import Plan
 
@@ -229,6 +231,7 @@ class Outcome:
         kept: Samples that were computed and are in the store.
         seconds: Wall time of the whole update.
         notes: Sentences that the reader of the result should see.
+        warnings: Those of the notes that tell of something to be mended.
         plan: What was to be done, and why; None where nothing can be said.
         remaining: What is left to do; None where it has to be looked up.
         costs: What computing took.
@@ -245,6 +248,7 @@ class Outcome:
     kept: int = 0
     seconds: float = 0.0
     notes: list[str] = field(default_factory=list)
+    warnings: set[str] = field(default_factory=set)
     plan: Plan | None = None
     remaining: Plan | None = None
     costs: Costs = field(default_factory=Costs)
@@ -277,6 +281,11 @@ class Outcome:
             if not (counts.failed or counts.quarantined):
                 self.up_to_date.add(key)
 
+    def warn(self, note: str) -> None:
+        """Add a note that tells of something to be mended."""
+        self.notes.append(note)
+        self.warnings.add(note)
+
     def fail(self, failure: FailedSample, partition: str | None) -> None:
         """Remember a failed sample."""
         self.failed.append(replace(failure, partition=partition))
@@ -287,22 +296,20 @@ class Outcome:
         self.quarantined.append(replace(failure, partition=partition))
         self.count("quarantined", partition)
 
-    @property
-    def quarantine_note(self) -> Sequence[str]:
-        """That samples are held back, and what to do; nothing where none is."""
-        if not self.quarantined:
-            return ()
-        count = len(self.quarantined)
+    def tell_quarantined(self) -> None:
+        """Warn that samples are held back, and say what to do, if there are any."""
+        if not (count := len(self.quarantined)):
+            return
         named = "; ".join(str(failure) for failure in self.quarantined[:_NAMED])
         named += "; ..." if count > _NAMED else ""
-        held = (
-            f"1 sample is quarantined ({named}): it"
-            if count == 1
-            else f"{count} samples are quarantined ({named}): they"
+        held = counted(
+            count,
+            f"sample is quarantined ({named}): it",
+            f"samples are quarantined ({named}): they",
         )
-        return (
+        self.warn(
             f"{held} failed before with the same input and code version; another input or code"
-            " version, or a run with `retry_quarantined: true` in the config of this op, tries again",
+            " version, or a run with `retry_quarantined: true` in the config of this op, tries again"
         )
 
     def wrote(self, files: Sequence[ArtifactFile]) -> None:
@@ -324,5 +331,5 @@ class Outcome:
         held = f", {t.quarantined} quarantined" if t.quarantined else ""
         return (
             f"{t.new} new, {t.stale} stale, {t.orphaned} orphaned, {t.failed} failed{held};"
-            f" {self.written} rows written in {self.seconds:.1f} s"
+            f" {counted(self.written, 'row', 'rows')} written in {self.seconds:.1f} s"
         )

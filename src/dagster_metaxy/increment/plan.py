@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from dagster_metaxy.declare.feature import AGGREGATION, Feature, identity
+from dagster_metaxy.declare.words import counted
 from dagster_metaxy.increment import store as stores
 from dagster_metaxy.increment.artifacts.base import Location
 from dagster_metaxy.increment.conditions import ConditionError, parsed
@@ -481,7 +482,7 @@ class Planner:
         taken = {task.ids for task in kept}
         left = [task for task in plan.tasks if task.ids not in taken]
         plan.left.extend(left)
-        plan.notes.append(f"{len(left)} samples were not asked for")
+        plan.notes.append(f"{counted(len(left), 'sample was', 'samples were')} not asked for")
         if plan.seconds is not None:
             plan.seconds *= len(kept) / len(plan.tasks)
         plan.tasks = kept

@@ -40,10 +40,10 @@ class Progress:
         rate = self._done / (now - self._began)
         left = (self._total - self._done) / rate if rate else None
         failed = f", {self._failed} failed" if self._failed else ""
+        fast = f", {rate:.3g} a second" if rate else ""
         then = f", about {duration(left)} left" if left else ""
         self._runtime.log.info(
-            f"{self._key}: {self._done} of {self._total} samples done{failed},"
-            f" {rate:.3g} a second{then}"
+            f"{self._key}: {self._done} of {self._total} samples done{failed}{fast}{then}"
         )
         self._runtime.tell(
             {

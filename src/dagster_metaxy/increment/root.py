@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from dagster_metaxy.declare.columns import UNCHECKED, ColumnError, RowShapeError, check_row
 from dagster_metaxy.declare.feature import Feature
+from dagster_metaxy.declare.words import counted
 from dagster_metaxy.increment import store as stores
 from dagster_metaxy.increment.compute import Compute, ComputeContext, Runtime
 from dagster_metaxy.increment.ledger import Entry, Ledger
@@ -366,7 +367,7 @@ class Root:
             refreshed = both.filter(pl.any_horizontal(pl.lit(False), *differ)).select(ids)
             if refreshed.height:
                 outcome.notes.append(
-                    f"{refreshed.height} samples have other columns under the same version"
+                    f"{counted(refreshed.height, 'sample has', 'samples have')} other columns under the same version"
                 )
             changed = pl.concat([changed, refreshed])
         return rows.join(changed, on=ids, how="semi")

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from dagster_metaxy.declare.columns import UNCHECKED
 from dagster_metaxy.declare.feature import Feature
+from dagster_metaxy.declare.words import counted
 from dagster_metaxy.increment.outcome import UpdateError
 
 if TYPE_CHECKING:
@@ -319,7 +320,8 @@ def check_table(store: mx.MetadataStore, feature: Feature, *, fills: bool = Fals
         count = store.read(key).select(nw.len()).collect().item(0, 0)
         if count:
             raise UpdateError(
-                f"{key}: column {lacking[0]!r} was declared after {count} samples had been computed"
+                f"{key}: column {lacking[0]!r} was declared after"
+                f" {counted(count, 'sample', 'samples')} had been computed"
                 " without it. Give a field a new code_version, and they are computed again; or make"
                 " the column nullable."
             )

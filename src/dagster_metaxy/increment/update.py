@@ -12,6 +12,7 @@ from dagster_metaxy import engines
 from dagster_metaxy.declare.columns import RowShapeError
 from dagster_metaxy.declare.feature import Feature
 from dagster_metaxy.declare.keys import PartitionError
+from dagster_metaxy.declare.words import counted
 from dagster_metaxy.engines import Engine
 from dagster_metaxy.engines.processes import WorkerError
 from dagster_metaxy.increment import store as stores
@@ -224,7 +225,7 @@ class Update:
         for task in plan.held:
             if task.failure and scope.covers(task.partition):
                 outcome.hold(task.failure, task.partition)
-        outcome.notes.extend(outcome.quarantine_note)
+        outcome.tell_quarantined()
         artifacts = artifacts_of(self.artifacts, self.feature.key)
         undone: list[Task] = []
         try:
@@ -305,7 +306,7 @@ class Update:
                 continue
             if current.is_empty():
                 yield (
-                    f"{upstream} has {history.height} samples, but none of the feature version that"
+                    f"{upstream} has {counted(history.height, 'sample', 'samples')}, but none of the feature version that"
                     " is declared here: run it, or, where it is produced elsewhere, push its"
                     " definition (`mx push`)"
                 )
@@ -592,7 +593,7 @@ class Update:
         stores.append(store, self.feature.key, stores.typed(self.feature, rewritten))
         outcome.written += len(rewritten)
         outcome.notes.append(
-            f"{len(moved)} samples have other values in {', '.join(further)}, by which partitions are"
+            f"{counted(len(moved), 'sample has', 'samples have')} other values in {', '.join(further)}, by which partitions are"
             " found: their rows say so now, and nothing is computed"
         )
 
@@ -618,7 +619,7 @@ class Update:
         outcome.settle([key for key in keys - pending if scope.covers(key)])
         if outside and scope.keys is None:
             outcome.notes.append(
-                f"{len(outside)} samples belong to no partition, so that only runs over all compute"
+                f"{counted(len(outside), 'sample belongs', 'samples belong')} to no partition, so that only runs over all compute"
                 f" them: {outside[0]}"
             )
 

@@ -127,6 +127,7 @@ class DatabaseResource(dg.ConfigurableResource):
                 connection.commit()
         except DBAPIError as error:
             if not error.connection_invalidated:
+                error.code = None  # a link to SQLAlchemy's documentation, at the end of the text
                 raise
             said = self._told(error.orig)
             raise DatabaseUnavailable(f"{place}: the connection broke: {said}") from None

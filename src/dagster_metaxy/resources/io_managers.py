@@ -142,6 +142,9 @@ class JsonIOManager(_FilesIOManager):
         return files
 
 
+_JsonFiles.__name__ = JsonIOManager.__name__  # what logs name
+
+
 class ParquetIOManager(_FilesIOManager):
     """Keeps Polars frames as Parquet files, a partition in a file of its own, by dagster-polars.
 
@@ -194,12 +197,14 @@ def _parquet_files() -> type[Any]:
 
             return pl.scan_pyarrow_dataset(ds.dataset(path.path, filesystem=path.fs))
 
+    ParquetFiles.__name__ = ParquetIOManager.__name__  # what logs name
     return ParquetFiles
 
 
 class MetaxyIOManager(dg.ConfigurableIOManagerFactory):
     """Metaxy's own IO manager: an asset loads the rows of a feature, or writes them.
 
+    An input is a lazy narwhals frame, as Metaxy reads: `frame.collect().to_polars()` is one of Polars.
     The feature is what `metadata: {metaxy/feature: ...}` says; assets of components of this package
     say it by themselves.
     """

@@ -323,6 +323,9 @@ class MetaxyAssetComponent(FeatureComponent):
     Scaffold it with
 
         dg scaffold defs MetaxyAssetComponent brightness --feature clips/brightness --depends-on clips/frames
+
+    `--feature` is its key (the folder's name if left out), `--depends-on` the key of an upstream
+    feature, which may be repeated, `--id-columns` a column that names a sample, which may be, too.
     """
 
     feature: Annotated[

@@ -71,6 +71,9 @@ class PartitionedVideoComponent(FeatureComponent):
     Scaffold it with
 
         dg scaffold defs PartitionedVideoComponent clips --source ./videos
+
+    `--source` is a folder or URL, with a glob or without (`videos` if left out), `--feature-prefix`
+    what the features' keys begin with (the folder's name), `--partitions` is `none` or `dynamic`.
     """
 
     # Corrupt media is normal input, and what decodes it is native code.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -108,11 +109,15 @@ class _RecordsSource(_Model):
         examples=[{"title": "str", "recorded_at": {"type": "datetime", "nullable": True}}],
     )
 
-    def _columns(self, wrong: Wrong) -> dict[str, Column]:
+    def _columns(self, wrong: Wrong, what: str) -> dict[str, Column]:
         for name in self.columns:
             if name in COLUMNS:
                 raise wrong(f"every video has a column {name!r} already", "columns", name)
-        return declared_columns(self.columns)
+        told = f"What {what} of {self.resource!r} gives; kept with the video, and of no version."
+        return {
+            name: column if column.description else replace(column, description=told)
+            for name, column in declared_columns(self.columns).items()
+        }
 
     def _records(
         self,
@@ -129,7 +134,7 @@ class _RecordsSource(_Model):
             id=self.id,
             location=self.location,
             version=self.version,
-            columns=self._columns(wrong),
+            columns=self._columns(wrong, what),
         )
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar
 
 import dagster as dg
 
 from dagster_metaxy.components._base import LocatedComponent
 from dagster_metaxy.components._graph import project_features, python_definitions
-from dagster_metaxy.components.resources.declared import INSTANCES, resolve_resources
+from dagster_metaxy.components.resources.declared import INSTANCES, Mistakes, resolve_resources
 from dagster_metaxy.components.resources.scaffolder import ResourcesScaffolder
+from dagster_metaxy.declare._dagster import ResolutionException
+from dagster_metaxy.declare.errors import with_others
 from dagster_metaxy.resources import MetaxyIOManager, MetaxyStoreResource
 
 
@@ -73,15 +76,33 @@ class ResourcesComponent(LocatedComponent):
         """The resources."""
         if self._error is not None:
             raise self._error
-        self._check_names(context.component_tree)
-        for name, resource in self.resources.items():
-            if not isinstance(resource, INSTANCES):
-                raise self.error(f"{name}: {resource!r} is no Dagster resource", "resources", name)
-            self._check_store(context, name, resource)
+        # Those of a resource that others need are told once.
+        if wrong := [*dict.fromkeys(self._mistakes(context))]:
+            raise with_others(wrong[0], wrong[1:]) from wrong[0].__cause__
         return dg.Definitions(resources=self.resources)
 
-    def _check_names(self, tree: dg.ComponentTree) -> None:
-        """Refuse a name that is taken: Dagster would say by which definitions, as numbers."""
+    def _mistakes(self, context: dg.ComponentLoadContext) -> Iterator[ResolutionException]:
+        """All that is wrong with the resources."""
+        taken = self._taken(context.component_tree)
+        for name, resource in self.resources.items():
+            if name in taken:
+                yield self.error(
+                    f"the resource {name!r} is defined twice: here and {taken[name]}",
+                    "resources",
+                    name,
+                )
+            if isinstance(resource, Mistakes):
+                yield from resource.errors
+            elif not isinstance(resource, INSTANCES):
+                yield self.error(f"{name}: {resource!r} is no Dagster resource", "resources", name)
+            elif isinstance(resource, MetaxyStoreResource):
+                yield from self._wrong_store(context, name, "name", resource.name)
+            elif isinstance(resource, MetaxyIOManager):
+                yield from self._wrong_store(context, name, "store", resource.store)
+
+    def _taken(self, tree: dg.ComponentTree) -> dict[str, str]:
+        """The names that other files define, and where: Dagster would say by which definitions, as
+        numbers."""
         taken = {}
         for other in tree.get_all_components(of_type=ResourcesComponent):
             if other._error is None and other is not self:
@@ -89,23 +110,13 @@ class ResourcesComponent(LocatedComponent):
                 taken.update({n: f"at {at}" if at else "in Python" for n, at in there.items()})
         for definitions in python_definitions(tree):
             taken.update(dict.fromkeys(definitions.resources or (), "in Python"))
-        for name in self.resources:
-            if name in taken:
-                raise self.error(
-                    f"the resource {name!r} is defined twice: here and {taken[name]}",
-                    "resources",
-                    name,
-                )
+        return taken
 
-    def _check_store(self, context: dg.ComponentLoadContext, name: str, resource: Any) -> None:
-        """Refuse a store that metaxy.toml does not have."""
-        if isinstance(resource, MetaxyStoreResource):
-            field, store = "name", resource.name
-        elif isinstance(resource, MetaxyIOManager):
-            field, store = "store", resource.store
-        else:
-            return
+    def _wrong_store(
+        self, context: dg.ComponentLoadContext, name: str, field: str, store: str | None
+    ) -> Iterator[ResolutionException]:
+        """That metaxy.toml does not have a store, if so."""
         # Also, so that Metaxy is set up in a project without features of components.
         project = project_features(context).project
         if not isinstance(store, dg.EnvVar) and (missing := project.missing_store(store)):
-            raise self.error(f"{name}.{field}: {missing}", "resources", name, field)
+            yield self.error(f"{name}.{field}: {missing}", "resources", name, field)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import dagster as dg
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model, model_validator
 
+from dagster_metaxy.declare._dagster import ResolutionException
 from dagster_metaxy.declare.environment import alternatives, rendered_late
 from dagster_metaxy.declare.errors import (
     LocatedError,
@@ -23,6 +25,13 @@ CLASSES = (dg.ConfigurableResource, dg.ConfigurableIOManagerFactory)
 INSTANCES = (*CLASSES, dg.ResourceDefinition)
 
 
+@dataclass(frozen=True)
+class Mistakes:
+    """What stands in the place of a resource that cannot be made."""
+
+    errors: tuple[ResolutionException, ...]
+
+
 def resolve_resources(context: dg.ResolutionContext, value: Any) -> dict[str, Any]:
     """The resources that a YAML mapping declares, by name.
 
@@ -30,8 +39,12 @@ def resolve_resources(context: dg.ResolutionContext, value: Any) -> dict[str, An
         context: Where the mapping stands.
         value: By name, the `type` and the fields of each.
 
+    Returns:
+        The resources, and `Mistakes` in the place of those that cannot be made: they are told together
+        when definitions are built.
+
     Raises:
-        LocatedError: One cannot be made.
+        LocatedError: It is no mapping.
     """
     if not isinstance(value, Mapping):
         raise located(context, "resources: must be a mapping of names to resources")
@@ -49,10 +62,13 @@ class _Declared:
         self.begun: list[str] = []
 
     def resource(self, name: str) -> Any:
-        """One of them."""
+        """One of them, or `Mistakes`."""
         if name not in self.made:
             self.begun.append(name)
-            self.made[name] = self._make(name)
+            try:
+                self.made[name] = self._make(name)
+            except ResolutionException as error:
+                self.made[name] = Mistakes((error,))
             self.begun.remove(name)
         return self.made[name]
 
@@ -103,21 +119,25 @@ class _Declared:
         self, context: dg.ResolutionContext, name: str, cls: type[Any], given: Mapping[str, Any]
     ) -> Any:
         fields = {field.alias or key: field for key, field in cls.model_fields.items()}
-        if cls.model_config.get("extra") != "allow":
-            for key in given:
-                if key not in fields:
-                    there = ", ".join(fields) or "none"
-                    raise located(
-                        context,
-                        f"{name}.{key}: {cls.__name__} has no such field; it has: {there}."
-                        + did_you_mean(str(key), fields),
-                        key,
-                        key=True,
-                    )
-        values = {
-            key: self._value(name, key, value, fields[key].annotation if key in fields else Any)
-            for key, value in given.items()
-        }
+        values: dict[str, Any] = {}
+        errors: list[ResolutionException] = []
+        for key, value in given.items():
+            if key not in fields and cls.model_config.get("extra") != "allow":
+                there = ", ".join(fields) or "none"
+                message = f"{name}.{key}: {cls.__name__} has no such field; it has: {there}."
+                message += did_you_mean(str(key), fields)
+                errors.append(located(context, message, key, key=True))
+                continue
+            annotation = fields[key].annotation if key in fields else Any
+            try:
+                values[key] = self._value(name, key, value, annotation)
+            except ResolutionException as error:
+                errors.append(error)
+        for value in values.values():
+            if isinstance(value, Mistakes):  # of the resource that it needs
+                errors.extend(value.errors)
+        if errors:
+            return Mistakes(tuple(errors))
         try:
             return discreet(cls, frozenset(_variables(values)))(**values)
         except ValidationError as error:
@@ -218,8 +238,10 @@ def discreet(cls: type[Any], variables: frozenset[str]) -> type[Any]:
         cls: The class.
         variables: The names of the variables that its fields are read from.
     """
+    # The UI shows it as Markdown, in which what is indented is code.
+    described = cls.__doc__ and inspect.cleandoc(cls.__doc__)
     made: Any = create_model(
-        cls.__name__, __base__=(_Discreet, cls), __module__=cls.__module__, __doc__=cls.__doc__
+        cls.__name__, __base__=(_Discreet, cls), __module__=cls.__module__, __doc__=described
     )
     made._late_variables = variables
     return made
