@@ -174,6 +174,12 @@ def status(location: Path | str) -> Status:
     if not is_url(location):
         return status_of(os.stat(location))
     root, path = split(location)
+    if root.startswith("http") and "?" in path:
+        raise OSError(
+            f"{location.partition('?')[0]}: a URL with a query, as signed ones are, cannot be read, and"
+            " would keep what it is signed with: give that of the object, such as s3://bucket/key, and"
+            " credentials in the environment"
+        )
     try:
         import obstore
     except ModuleNotFoundError:

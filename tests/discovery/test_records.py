@@ -442,6 +442,12 @@ def test_what_a_web_server_never_does_is_not_tried_again(
     assert catalog.requests <= 3  # its status before and after, and one part
 
 
+def test_signed_urls_are_refused_unseen() -> None:
+    with pytest.raises(OSError, match=r"^https://h/p.mp4: a URL with a query") as caught:
+        read("https://h/p.mp4?sig=topsecret", lambda media: media.read(10))
+    assert "topsecret" not in str(caught.value)
+
+
 def test_a_cache(table: Table, bucket: Bucket) -> None:
     project = table.project
     for name, data in (("bikes", BIKES), ("portrait", PORTRAIT)):
