@@ -69,6 +69,31 @@ def clips(project: Project) -> Project:
     return project
 
 
+def test_a_crash_inside_a_step_ends_one_sample(clips: Project) -> None:
+    clips.write(
+        "clips/detector.py",
+        """
+        import os
+        import signal
+
+
+        def dies(picture):
+            if picture.shape == (27, 64, 3):
+                os.kill(os.getpid(), signal.SIGSEGV)
+            return [(0, 0, 20, 20, 0.9)]
+        """,
+    )
+    module = f"{clips.sandbox.project_name}.defs.clips.detector"
+    faces = f"[{{type: frames, count: 1, max_size: 64}}, {{type: faces, model: {module}.dies}}]"
+    clips.write("clips/defs.yaml", VIDEOS[: VIDEOS.index("steps:")] + f"steps: {faces}\n")
+    clips.run_job(raise_on_error=False)
+    assert clips.counts("clips/faces") == (3, 0, 0, 1)
+    (failed,) = clips.metadata("clips/faces")["failed samples"].records
+    assert failed.data["sample"] == "video_id=bikes, frame_index=0"
+    assert "died by signal 11" in failed.data["message"]
+    assert clips.rows("clips/faces").height == 2
+
+
 def test_a_crash_and_a_hang_are_two_failed_samples(clips: Project) -> None:
     clips.write("own/defs.yaml", OWN)
     clips.write("own/compute.py", COMPUTE)
