@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sqlite3
 from typing import Any
 
 import dagster as dg
 import pytest
 from projects import Project, load_error
+from tables import VideoTable
 from watches import Watch
 
 from dagster_metaxy.declare._dagster import failed_partitions
@@ -18,36 +18,17 @@ DAYS = "{type: daily, start_date: 2026-01-01, column: recorded_at}"
 CAMERAS = dg.DynamicPartitionsDefinition(name="clips")
 
 
-class Table:
-    """Videos in SQLite, with the day and the camera of each; frames; and what is computed of frames."""
+class Table(VideoTable):
+    """Videos with the day and the camera of each; frames; and what is computed of frames."""
+
+    columns = "id, location, recorded_at, camera"
 
     def __init__(self, project: Project) -> None:
-        self.project = project
+        super().__init__(project)
         project.add_clips("elsewhere", FILES)
-        self.path = project.root / "videos.db"
-        project.write(
-            "resources/defs.yaml",
-            f"""
-            type: dagster_metaxy.ResourcesComponent
-            attributes:
-              resources:
-                database:
-                  type: dagster_metaxy.resources.DatabaseResource
-                  url: sqlite:///{self.path}
-            """,
-        )
-        self.execute("CREATE TABLE videos (id, location, recorded_at, camera)")
-
-    def execute(self, statement: str, *values: Any) -> None:
-        with sqlite3.connect(self.path) as connection:
-            connection.execute(statement, values)
-        connection.close()
 
     def put(self, video_id: str, recorded_at: str | None, camera: str | None, file: int) -> None:
-        location = f"elsewhere/{FILES[file]}.mp4"
-        self.execute(
-            "INSERT INTO videos VALUES (?, ?, ?, ?)", video_id, location, recorded_at, camera
-        )
+        self.add(video_id, f"elsewhere/{FILES[file]}.mp4", recorded_at, camera)
 
     def declare(self, partitions: str, below: str = "", more: str = "") -> None:
         self.project.write(

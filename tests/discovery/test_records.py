@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-import sqlite3
 import sys
 import threading
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ import pytest
 from objects import Bucket
 from projects import CLIPS, Project, load_error
 from stores import database
+from tables import VideoTable
 from watches import Watch
 
 from dagster_metaxy.declare.columns import Column
@@ -35,32 +35,10 @@ columns:
 """
 
 
-class Table:
-    """A table of videos in SQLite, and the files that it names."""
+class Table(VideoTable):
+    """A table of videos, and the files that it names."""
 
-    def __init__(self, project: Project) -> None:
-        self.project = project
-        self.path = project.root / "videos.db"
-        project.write(
-            "resources/defs.yaml",
-            f"""
-            type: dagster_metaxy.ResourcesComponent
-            attributes:
-              resources:
-                database:
-                  type: dagster_metaxy.resources.DatabaseResource
-                  url: sqlite:///{self.path}
-            """,
-        )
-        self.execute("CREATE TABLE videos (id, location, title, version)")
-
-    def execute(self, statement: str, *values: Any) -> None:
-        with sqlite3.connect(self.path) as connection:
-            connection.execute(statement, values)
-        connection.close()
-
-    def put(self, *values: Any) -> None:
-        self.execute("INSERT INTO videos VALUES (?, ?, ?, ?)", *values)
+    columns = "id, location, title, version"
 
     def declare(self, source: str = SQL, more: str = "") -> None:
         lines = "\n".join(f"    {line}" for line in source.strip().splitlines())
@@ -82,8 +60,8 @@ def test_a_query(table: Table, bucket: Bucket) -> None:
     project = table.project
     folder = project.add_clips("elsewhere", ("bikes",))
     bucket.put(f"{bucket.url}/portrait.mp4", PORTRAIT)
-    table.put(1, "elsewhere/bikes.mp4", "Bikes", None)
-    table.put("two", f"{bucket.url}/portrait.mp4", None, None)
+    table.add(1, "elsewhere/bikes.mp4", "Bikes", None)
+    table.add("two", f"{bucket.url}/portrait.mp4", None, None)
     table.declare()
     assert project.run_job().success
     assert project.counts("clips/videos") == (2, 0, 0, 0)
@@ -177,7 +155,7 @@ def test_a_query_of_postgresql(project: Project, tmp_path: Path) -> None:
 def test_versions_of_a_table_are_trusted(table: Table) -> None:
     project = table.project
     file = project.add_clips("elsewhere", ("bikes",)) / "bikes.mp4"
-    table.put("a", "elsewhere/bikes.mp4", "A", "v1")
+    table.add("a", "elsewhere/bikes.mp4", "A", "v1")
     table.declare(SQL + "version: version\n")
     assert project.run_job().success
     file.write_bytes(PORTRAIT)
@@ -193,14 +171,14 @@ def test_records_that_cannot_be_used(table: Table) -> None:
     """Each is named, and stops no other; what the store has of it stays."""
     project = table.project
     project.add_clips("elsewhere", ("bikes", "portrait"))
-    table.put("good", "elsewhere/bikes.mp4", "A", "1")
-    table.put("twice", "elsewhere/portrait.mp4", "A", "1")
+    table.add("good", "elsewhere/bikes.mp4", "A", "1")
+    table.add("twice", "elsewhere/portrait.mp4", "A", "1")
     table.declare()
     assert project.run_job().success
-    table.put("twice", "elsewhere/bikes.mp4", "A", "1")
-    table.put("away", "elsewhere/nowhere.mp4", "A", "1")
-    table.put("empty", None, "A", "1")
-    table.put(None, "elsewhere/bikes.mp4", "A", "1")
+    table.add("twice", "elsewhere/bikes.mp4", "A", "1")
+    table.add("away", "elsewhere/nowhere.mp4", "A", "1")
+    table.add("empty", None, "A", "1")
+    table.add(None, "elsewhere/bikes.mp4", "A", "1")
     project.run_job(raise_on_error=False)
     assert project.counts("clips/videos") == (0, 0, 0, 4)
     failed = {
@@ -223,7 +201,7 @@ def test_records_that_cannot_be_used(table: Table) -> None:
 def test_a_table_that_is_away_deletes_nothing(table: Table) -> None:
     project = table.project
     project.add_clips("elsewhere", ("bikes",))
-    table.put("a", "elsewhere/bikes.mp4", "A", "1")
+    table.add("a", "elsewhere/bikes.mp4", "A", "1")
     table.declare()
     assert project.run_job().success
     table.execute("ALTER TABLE videos RENAME TO other")
@@ -246,7 +224,7 @@ def test_a_column_that_the_query_does_not_give(tmp_path: Path) -> None:
 def test_a_sensor_asks_the_table(table: Table) -> None:
     project = table.project
     project.add_clips("elsewhere", ("bikes",))
-    table.put("a", "elsewhere/bikes.mp4", "A", "1")
+    table.add("a", "elsewhere/bikes.mp4", "A", "1")
     table.declare()
     watch = Watch(project)
     data = watch.tick()
