@@ -458,6 +458,12 @@ class FeatureAsset:
                 self._plan_failed(context, outcome)
             if keys is None:
                 outcome.settle(self._emptied(context.instance, store, outcome))
+        if runtime.companions and outcome.costs.samples:
+            names = ", ".join(other.feature.key for other, _ in runtime.companions)
+            outcome.notes.append(
+                f"compute seconds: what was computed from the same decode as {names} has an equal share"
+                " of its time"
+            )
         metadata = {**rows, **outcome_metadata(outcome)}
         context.log.info(f"{self.feature.key}: {outcome.summary}")
         for note in outcome.notes:
