@@ -171,7 +171,7 @@ def test_of_few_values_each_is_seen_with_its_name(name: str) -> None:
     assert shown[0].endswith("1235 LUFS")
     svg, _ = drawing(preview.show(rows[:2].with_columns(loud=pl.Series([-20.0, -10])), IDS[:1]))
     (path,) = [element.get("d") for element in svg.iter() if element.tag.endswith("path")]
-    assert path == "M420 10H170M420 24H295"
+    assert path == "M170 10H193M170 24H420"
 
 
 def test_lists_are_a_table() -> None:

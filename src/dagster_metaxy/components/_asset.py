@@ -459,10 +459,9 @@ class FeatureAsset:
             if keys is None:
                 outcome.settle(self._emptied(context.instance, store, outcome))
         if runtime.companions and outcome.costs.samples:
-            names = ", ".join(other.feature.key for other, _ in runtime.companions)
             outcome.notes.append(
-                f"compute seconds: what was computed from the same decode as {names} has an equal share"
-                " of its time"
+                "where several features of this run were computed from one decode, compute seconds are"
+                " an equal share of its time"
             )
         metadata = {**rows, **outcome_metadata(outcome)}
         context.log.info(f"{self.feature.key}: {outcome.summary}")

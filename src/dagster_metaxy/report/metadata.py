@@ -291,8 +291,13 @@ def _of_groups(groups: Sequence[Mapping[str, Any]], numbers: Sequence[str]) -> d
         for name in numbers:
             value = group[f"{_NUMBER}{name}"]
             if value is not None and math.isfinite(value):
-                metadata[name] = value if isinstance(value, int) else float(value)
+                metadata[name] = value if isinstance(value, int) else _short(float(value))
     return metadata
+
+
+def _short(value: float) -> float:
+    """Six digits that count, or those before the point."""
+    return float(f"{value:.6g}") if abs(value) < 1e6 else float(round(value))
 
 
 def _rows_of(

@@ -718,12 +718,17 @@ def _stretches(lines: Mapping[str, Sequence[tuple[float, float]]]) -> str:
 
 
 def _named_bars(values: Sequence[tuple[str, float]], unit: str) -> str:
-    """A bar from 0 for each value, with its name; names are as long as the UI shows at once."""
-    low, high = min(0.0, *(v for _, v in values)), max(0.0, *(v for _, v in values))
+    """A bar from 0 for each value, with its name; names are as long as the UI shows at once.
+
+    Where all are less than 0, as decibels, bars begin somewhat below the least: the more, the longer.
+    """
+    low, high = min(v for _, v in values), max(v for _, v in values)
+    start = low - (0.1 * (high - low) or 1) if high < 0 else 0.0
+    low, high = min(low, start), max(high, start)
     left, wide = 170, _WIDTH - 180
     zero, *ends = (
         round(left + wide * (value - low) / ((high - low) or 1))
-        for value in (0, *(v for _, v in values))
+        for value in (start, *(v for _, v in values))
     )
     path = "".join(f"M{zero} {10 + i * 14}H{end}" for i, end in enumerate(ends))
     svg = ""
