@@ -72,7 +72,7 @@ def _run(project: Project, **config: Any) -> bool:
 
 def test_a_materialization_says_why(docs: Project) -> None:
     docs.materialize("t/docs", "t/words")
-    assert _why(docs) == {"doc=a": "new", "doc=b": "new"}
+    assert _why(docs) == {}  # all are new, which the counts say
     _hold(docs, b=3)
     docs.materialize("t/docs", "t/words")
     assert _why(docs) == {"doc=a": "orphaned", "doc=b": "input changed"}
@@ -80,7 +80,12 @@ def test_a_materialization_says_why(docs: Project) -> None:
     assert _why(docs) == {}
     docs.materialize("t/docs")
     metadata = docs.metadata("t/docs")
-    assert "dearest samples" not in metadata
+    assert "costliest samples" not in metadata
+    _hold(docs, **{f"d{index:02}": 1 for index in range(12)})
+    docs.materialize("t/docs", "t/words")
+    rows = _table(docs.metadata("t/words")["why"])
+    assert [(row["samples"], row["why"]) for row in rows] == [(12, "new"), (1, "orphaned")]
+    assert rows[0]["first samples"] == "doc=d00; doc=d01; doc=d02; ..."
 
 
 def test_cost_is_shown(docs: Project) -> None:
@@ -88,8 +93,8 @@ def test_cost_is_shown(docs: Project) -> None:
     metadata = docs.metadata("t/words")
     assert metadata["compute seconds"] >= 0
     event = docs.instance.get_latest_materialization_event(dg.AssetKey(["t", "words"]))
-    dearest = _table(event.asset_materialization.metadata["dearest samples"])  # type: ignore[union-attr]
-    assert {row["sample"] for row in dearest} == {"doc=a", "doc=b"}
+    costliest = _table(event.asset_materialization.metadata["costliest samples"])  # type: ignore[union-attr]
+    assert {row["sample"] for row in costliest} == {"doc=a", "doc=b"}
 
 
 def test_the_plan_job(docs: Project) -> None:

@@ -375,7 +375,7 @@ def test_cost_and_expectation(world: World) -> None:
     world.put(a=("1", "1", 1))
     outcome = run(world, updating)
     assert outcome.costs.total.bytes_written == 100
-    assert [name for name, _ in outcome.costs.dearest] == ["doc=a"]
+    assert [name for name, _ in outcome.costs.costliest] == ["doc=a"]
     world.put(b=("1", "1", 1), c=("1", "1", 1))
     with world.store.open("r") as store:
         seconds = updating.plan(store).seconds

@@ -16,6 +16,7 @@ from PIL import Image
 from projects import CLIPS, Project
 
 from dagster_metaxy.report.previews import (
+    Best,
     Boxes,
     Curves,
     FirstFrames,
@@ -26,7 +27,7 @@ from dagster_metaxy.report.previews import (
     Preview,
     Timeline,
     Total,
-    Values,
+    Transcript,
 )
 
 IDS = ("video_id", "frame_index")
@@ -39,7 +40,7 @@ def jpeg(shown: dg.MetadataValue | None) -> Image.Image:
     text = str(shown.value if shown else "")
     begin = "![](data:image/jpeg;base64,"
     assert text.startswith(begin)
-    data = base64.b64decode(text.removeprefix(begin).removesuffix(")"), validate=True)
+    data = base64.b64decode(text.removeprefix(begin).partition(")")[0], validate=True)
     assert len(data) <= 60_000
     return Image.open(io.BytesIO(data))
 
@@ -69,9 +70,42 @@ def noise(folder: Path, count: int) -> pl.DataFrame:
 def test_a_sheet_is_bounded_whatever_the_pictures_are(tmp_path: Path) -> None:
     rows = noise(tmp_path, 24)
     sheet = jpeg(Images("path").show(rows, IDS))
-    assert sheet.size in [(6 * 160 // n, 4 * (120 + 14) // n) for n in (1, 2)]
-    large = jpeg(Images("path", size=480).show(rows, IDS))
-    assert large.width in (960, 480)
+    wide, high = 6 * 160 + 5 * 6, 4 * (120 + 14) + 3 * 6
+    assert sheet.size in [(-(-wide // n), -(-high // n)) for n in (1, 2)]
+    assert jpeg(Images("path", size=480, most=6).show(rows, IDS)).width in (966, 483)
+    brief = Images("path", size=480).brief().show(rows, IDS)
+    jpeg(brief)
+    assert len(str(brief.value)) < 20_100  # type: ignore[union-attr]
+
+
+def test_a_sheet_has_as_many_pictures_of_each_video(tmp_path: Path) -> None:
+    seen = []
+
+    class Seen(Images):
+        def small(self, file: Any, row: Any) -> Image.Image:
+            seen.append((row["video_id"], row["frame_index"]))
+            return Image.new("RGB", (16, 8 + row["frame_index"]))
+
+    path = str(tmp_path / "any")
+    Path(path).touch()
+    rows = pl.DataFrame(
+        [
+            {"video_id": video, "frame_index": index, "time": index * 7.25, "path": path}
+            for video, count in (("a", 40), ("b", 2), ("c", 9))
+            for index in range(count)
+        ]
+    )
+    shown: Any = Seen("path", most=9, time="time").show(rows, IDS)
+    assert sorted(seen) == [
+        *(("a", index) for index in (6, 20, 33)), ("b", 0), ("b", 1),
+        *(("c", index) for index in (1, 4, 7)),
+    ]  # fmt: skip
+    assert shown.value.endswith(")\n\n8 of 51 pictures")
+    seen.clear()
+    shown = Seen("path", most=2).show(rows, IDS)
+    assert sorted(seen) == [("a", 20), ("c", 4)]
+    shown = Seen("path").show(rows.filter(video_id="b"), IDS)
+    assert shown.value.endswith(")")
 
 
 def test_pictures_that_are_gone_are_left_out(tmp_path: Path) -> None:
@@ -96,23 +130,48 @@ def test_curves() -> None:
         }
     )
     svg, _ = drawing(Curves("curve", "LUFS").show(rows, ["video_id"]))
-    lines = [element for element in svg.iter() if element.tag.endswith("polyline")]
-    assert [len(line.get("points", "").split()) for line in lines] == [4, 2]
-    assert {"a", "<b>", "LUFS", "-20", "-70", "3 s"} <= {*texts(svg)}
-    assert Curves("curve").show(rows[2:], ["video_id"]) is None
+    (line,) = [element for element in svg.iter() if element.tag.endswith("polyline")]
+    assert len(line.get("points", "").split()) == 3
+    (dot,) = [element for element in svg.iter() if element.tag.endswith("circle")]
+    assert dot.get("cy") == "140"  # at the bottom
+    assert {"a", "<b>", "LUFS", "-20", "-70", "3 s", "too short: c, d"} <= {*texts(svg)}
+    none: Any = Curves("curve").show(rows[2:], ["video_id"])
+    assert none.value == "too short: c, d"
+    assert Curves("curve").show(rows[:0], ["video_id"]) is None
+    share = pl.DataFrame({"video_id": ["a"], "brightness_curve": [[0.25, 0.5]]})
+    svg, _ = drawing(Curves("brightness_curve", low=0, high=1).show(share, ["video_id"]))
+    assert {"brightness", "0", "1"} <= {*texts(svg)}
     long = pl.DataFrame({"video_id": ["a"], "curve": [[float(i % 7) for i in range(7200)]]})
     svg, text = drawing(Curves("curve").show(long, ["video_id"]))
     assert "7200 s" in texts(svg)
     assert len(text) < 8_000
 
 
-@pytest.mark.parametrize("values", [[3.0], [1.0, 1.0, 2.0], [i**1.5 for i in range(10_000)]])
+@pytest.mark.parametrize("values", [[1.0] * 13, [i**1.5 for i in range(10_000)]])
 def test_a_histogram_is_seen_without_a_click(values: list[float]) -> None:
     rows = pl.DataFrame({"duration": [*values, None, float("inf")]})
-    svg, text = drawing(Histogram("duration", "s").show(rows, []))
+    rows = rows.with_row_index("video_id")
+    svg, text = drawing(Histogram("duration", "s").show(rows, ["video_id"]))
     assert len(text) < EXPANDED
-    assert {f"{min(values):.4g} s", f"{max(values):.4g} s", "0"} <= {*texts(svg)}
-    assert Histogram("duration").show(rows[-2:], []) is None
+    assert {f"{min(values):.4g} s", f"{max(values):.4g} s", "0", "videos"} <= {*texts(svg)}
+    assert Histogram("duration").show(rows[-3:], ["video_id"]) is None
+
+
+@pytest.mark.parametrize("name", ["a", "v" * 40, "視頻"])
+def test_of_few_values_each_is_seen_with_its_name(name: str) -> None:
+    values = [1234.5678 + i for i in range(12)]
+    rows = pl.DataFrame({"video_id": [f"{i}{name}" for i in range(12)], "loud": values})
+    preview = Histogram("loud", "LUFS")
+    assert preview.title == "distribution of loud"
+    svg, text = drawing(preview.show(rows, ["video_id"]))
+    assert len(text) < EXPANDED
+    shown = texts(svg)
+    assert len(shown) == 12
+    assert shown[0].startswith(f"0{name[:3]}")
+    assert shown[0].endswith("1235 LUFS")
+    svg, _ = drawing(preview.show(rows[:2].with_columns(loud=pl.Series([-20.0, -10])), IDS[:1]))
+    (path,) = [element.get("d") for element in svg.iter() if element.tag.endswith("path")]
+    assert path == "M170 10H193M170 24H420"
 
 
 def test_lists_are_a_table() -> None:
@@ -130,6 +189,8 @@ def test_lists_are_a_table() -> None:
         {"a": "y", "b": "w", "d": 2.0},
     ]
     assert Lists("d", "bits", ("a", "b")).show(rows[1:], []) is None
+    none: Any = Lists("d", "bits", ("a", "b"), nothing="No pair.").show(rows[1:], [])
+    assert none.value == "No pair."
 
 
 def test_boxes_are_drawn_on_the_pictures(tmp_path: Path) -> None:
@@ -143,6 +204,7 @@ def test_boxes_are_drawn_on_the_pictures(tmp_path: Path) -> None:
             "face_index": [0, 1],
             **corners,
             "bottom": [96.0, -5.0],
+            "time": [1.5, 1.5],
             "path": [str(path)] * 2,
         }
     )
@@ -170,12 +232,35 @@ def test_a_timeline_has_a_line_for_each_video() -> None:
     assert Timeline().show(rows[:0], ["video_id", "scene_index"]) is None
 
 
-def test_what_there_is_to_read() -> None:
-    rows = pl.DataFrame({"video_id": ["v"], "segment_index": [0], "start": [1.5], "text": ["|hi|"]})
-    shown: Any = Values("text", beside=("start",)).show(rows, ["video_id", "segment_index"])
-    assert [record.data for record in shown.records] == [
-        {"video_id": "v", "start": 1.5, "text": "|hi|"}
-    ]
+def test_what_is_said_is_read_as_lines() -> None:
+    rows = pl.DataFrame(
+        {
+            "video_id": ["a", "a", "b"],
+            "segment_index": [0, 1, 0],
+            "start": [0.0, 61.9, 2.0],
+            "text": [" one", "two | *three*\n4", "x" * 9_000],
+        }
+    )
+    shown: Any = Transcript("text").show(rows, ["video_id", "segment_index"])
+    first, second = shown.value.split("\n\n")
+    assert first == "**a**  \n0:00 one  \n1:01 two \\| \\*three\\* 4"
+    assert second.startswith("**b**  \n0:02 xxx")
+    assert len(shown.value) < 4_000
+    assert Transcript("text").show(rows[:0], ["video_id", "segment_index"]) is None
+
+
+def test_the_best_come_first() -> None:
+    rows = pl.DataFrame(
+        {
+            "video_id": ["v"] * 40,
+            "text_index": range(40),
+            "text": [f"|{i}|" for i in range(40)],
+            "score": [None, *(0.123456 + i / 100 for i in range(39))],
+        }
+    )
+    shown: Any = Best("text").show(rows, ["video_id", "text_index"])
+    assert len(shown.records) == 30
+    assert shown.records[0].data == {"video_id": "v", "score": 0.5035, "text": "|39|"}
 
 
 def test_numbers_of_a_collection() -> None:
@@ -206,16 +291,35 @@ def test_steps_show_what_they_made(project: Project, monkeypatch: pytest.MonkeyP
 
     project.run_job(op_selection=["update_clips__videos", "update_clips__frames"])
     videos = project.metadata("clips/videos")
-    assert "duration" in videos
+    assert "distribution of duration" in videos
     assert videos["samples per second"] > 0
     assert round(videos["hours"] * 3600) == round(sum(project.rows("clips/videos")["duration"]))
     assert [record.data["videos"] for record in videos["kinds of videos"].records] == [1, 1]
     sheet = project.metadata("clips/frames")["pictures"]
-    assert jpeg(dg.MetadataValue.md(sheet)).width == 4 * 160
+    assert jpeg(dg.MetadataValue.md(sheet)).width == 4 * 160 + 3 * 6
     # Of a partition, what is in it.
+    wide = 2 * 160 + 6
+    told = of_partition(project, "clips/frames", "bikes")
+    assert told["dagster/partition_row_count"] == 2
+    assert "width" not in told  # which of the two?
+    assert jpeg(dg.MetadataValue.md(told["pictures"])).width == wide
+    told = of_partition(project, "clips/videos", "bikes")
+    assert (told["dagster/partition_row_count"], told["width"], told["new"]) == (1, 640, 1)
+    assert not {"hours", "distribution of duration", "video_id"} & {*told}
     assert project.materialize("clips/frames", partition="bikes").success
-    assert jpeg(dg.MetadataValue.md(project.metadata("clips/frames")["pictures"])).width == 320
+    assert jpeg(dg.MetadataValue.md(project.metadata("clips/frames")["pictures"])).width == wide
     monkeypatch.setattr(Histogram, "show", broken)
     assert project.run_job().success
-    assert project.metadata("clips/audio")["duration"] == "cannot be shown: RuntimeError: no"
+    shown = project.metadata("clips/audio")["distribution of duration"]
+    assert shown == "cannot be shown: RuntimeError: no"
     assert issubclass(Histogram, Preview)
+
+
+def of_partition(project: Project, key: str, partition: str) -> dict[str, Any]:
+    """The metadata of the latest materialization of a partition."""
+    (event,) = project.instance.fetch_materializations(
+        dg.AssetRecordsFilter(asset_key=dg.AssetKey(key.split("/")), asset_partitions=[partition]),
+        limit=1,
+    ).records
+    assert event.asset_materialization is not None
+    return {name: v.value for name, v in event.asset_materialization.metadata.items()}

@@ -32,9 +32,11 @@ from dagster_metaxy.increment.selection import Scope, Selection
 from dagster_metaxy.increment.update import Update
 from dagster_metaxy.report.checks import CHECKS, FORESEEN, feature_checks
 from dagster_metaxy.report.metadata import (
+    PARTITIONS_SHOWN,
     count_metadata,
     failure_summary,
     outcome_metadata,
+    partitions_metadata,
     rows_metadata,
 )
 from dagster_metaxy.report.previews import Preview
@@ -202,7 +204,7 @@ class FeatureAsset:
         checks: Names of the checks it has.
         remove_deleted_keys: Whether a run over all removes the dynamic partitions whose samples
             were all deleted.
-        previews: What its materializations show of the newest rows.
+        previews: What its materializations show of the newest rows, and those of its partitions.
         companions: Others that may be computed together with it, where a run is about them, too.
     """
 
@@ -359,15 +361,15 @@ class FeatureAsset:
             if undone:
                 # Told key by key: a result for the run would turn the undone ones green.
                 yield from self._checks(context, project, selected_checks(context), outcome)
-                for key in keys:
-                    if key not in undone:
-                        yield self._partition_event(key, outcome)
+                done = [key for key in keys if key not in undone]
+                yield from self._told(context, project, done, outcome)
                 summary = failure_summary(outcome.failed, outcome.quarantined)
                 raise dg.Failure(
                     summary or f"samples are left to do in {', '.join(sorted(undone))}", metadata
                 )
         else:
-            yield from self._partition_events(context.instance, outcome)
+            told = self._to_tell(context.instance, outcome)
+            yield from self._told(context, project, told, outcome)
         yield dg.MaterializeResult(
             asset_key=self.key,
             metadata=metadata,
@@ -400,7 +402,8 @@ class FeatureAsset:
         )
         def update(context) -> Iterator[Any]:
             outcome, metadata, data_version = self._update(context, project, None)
-            yield from self._partition_events(context.instance, outcome)
+            told = self._to_tell(context.instance, outcome)
+            yield from self._told(context, project, told, outcome)
             yield dg.AssetMaterialization(
                 self.key, metadata=metadata, tags={DATA_VERSION_TAG: data_version}
             )
@@ -447,8 +450,10 @@ class FeatureAsset:
             store = project.store(self.store, context.run.run_id)
             try:
                 outcome = self.runner.run(store, scope, runtime)
+                # Dagster keeps what is shown of a range of partitions with each of them.
+                few = keys is None or len(keys) <= PARTITIONS_SHOWN
                 rows, data_version = rows_metadata(
-                    store, self.feature, self._inside(keys), self.previews
+                    store, self.feature, self._inside(keys), self.previews if few else ()
                 )
             except UpdateError as error:
                 # What is wrong with a store may pass; what is wrong with a declaration does not.
@@ -458,6 +463,11 @@ class FeatureAsset:
                 self._plan_failed(context, outcome)
             if keys is None:
                 outcome.settle(self._emptied(context.instance, store, outcome))
+        if runtime.companions and outcome.costs.samples:
+            outcome.notes.append(
+                "where several features of this run were computed from one decode, compute seconds are"
+                " an equal share of its time"
+            )
         metadata = {**rows, **outcome_metadata(outcome)}
         context.log.info(f"{self.feature.key}: {outcome.summary}")
         for note in outcome.notes:
@@ -603,19 +613,50 @@ class FeatureAsset:
         scope = self.scope(keys)
         return scope.columns, lambda row: scope.covers(scope.key(row))
 
-    def _partition_events(
-        self, instance: dg.DagsterInstance, outcome: Outcome
-    ) -> Iterator[dg.AssetMaterialization]:
-        """Materializations of the partitions that are as they should be, and were touched, or
-        Dagster does not show as materialized: a run was killed, or the instance is new."""
+    def _to_tell(self, instance: dg.DagsterInstance, outcome: Outcome) -> Sequence[str]:
+        """The partitions that are as they should be, and were touched, or Dagster does not show as
+        materialized: a run was killed, or the instance is new."""
         if self.partitioning is None:
-            return
+            return []
         self._register(instance, outcome.up_to_date)
         known = instance.get_materialized_partitions(self.key)
         known -= failed_partitions(instance, self.key, self.partitioning.definition)
-        for key in sorted(outcome.up_to_date):
-            if key in outcome.partitions or key not in known:
-                yield self._partition_event(key, outcome)
+        return [
+            key
+            for key in sorted(outcome.up_to_date)
+            if key in outcome.partitions or key not in known
+        ]
+
+    def _told(
+        self,
+        context: dg.AssetExecutionContext | dg.OpExecutionContext,
+        project: MetaxyProject,
+        keys: Sequence[str],
+        outcome: Outcome,
+    ) -> Iterator[dg.AssetMaterialization]:
+        """Materializations of partitions, after an update."""
+        with project.use():
+            store = project.store(self.store, context.run.run_id)
+            yield from self._partition_events(store, keys, outcome)
+
+    def _partition_events(
+        self, store: mx.MetadataStore, keys: Sequence[str], outcome: Outcome
+    ) -> Iterator[dg.AssetMaterialization]:
+        """Materializations of partitions, with what the store has of each."""
+        scope = self.scope(None)
+        found = partitions_metadata(
+            store, self.feature, scope.columns, scope.key, keys, self.previews
+        )
+        for key in keys:
+            counts = count_metadata(outcome.partitions.get(key, Counts()))
+            dimensions = self.partitioning.keys_by_dimension(key) if self.partitioning else {}
+            yield dg.AssetMaterialization(
+                self.key,
+                partition=key,
+                metadata={**found.get(key, {}), **counts},
+                # By these, Dagster knows the dimensions of a key.
+                tags={f"dagster/partition/{name}": own for name, own in dimensions.items()},
+            )
 
     def _plan_failed(self, context: dg.OpExecutionContext, outcome: Outcome) -> None:
         """Plan the partitions with a failed sample, so that Dagster shows them as failed when the
@@ -740,15 +781,4 @@ class FeatureAsset:
             - {orphan.partition for orphan in left.orphaned}
             - {*left.unknown.values()}
         )
-        yield from self._partition_events(instance, outcome)
-
-    def _partition_event(self, key: str, outcome: Outcome) -> dg.AssetMaterialization:
-        counts = outcome.partitions.get(key, Counts())
-        dimensions = self.partitioning.keys_by_dimension(key) if self.partitioning else {}
-        return dg.AssetMaterialization(
-            self.key,
-            partition=key,
-            metadata=count_metadata(counts),
-            # By these, Dagster knows the dimensions of a key.
-            tags={f"dagster/partition/{name}": own for name, own in dimensions.items()},
-        )
+        yield from self._partition_events(store, self._to_tell(instance, outcome), outcome)

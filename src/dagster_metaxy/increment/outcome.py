@@ -196,21 +196,21 @@ class Costs:
     Attributes:
         samples: How many were computed.
         total: The sum.
-        dearest: The ten samples that took longest, the longest first.
+        costliest: The ten samples that took longest, the longest first.
     """
 
     samples: int = 0
     total: Cost = field(default_factory=Cost)
-    dearest: list[tuple[str, Cost]] = field(default_factory=list)
+    costliest: list[tuple[str, Cost]] = field(default_factory=list)
 
     def add(self, name: str, cost: Cost) -> None:
         """Add what a sample took."""
         self.samples += 1
         self.total += cost
-        if len(self.dearest) < 10 or cost.seconds > self.dearest[-1][1].seconds:
-            self.dearest.append((name, cost))
-            self.dearest.sort(key=lambda item: -item[1].seconds)
-            del self.dearest[10:]
+        if len(self.costliest) < 10 or cost.seconds > self.costliest[-1][1].seconds:
+            self.costliest.append((name, cost))
+            self.costliest.sort(key=lambda item: -item[1].seconds)
+            del self.costliest[10:]
 
 
 @dataclass

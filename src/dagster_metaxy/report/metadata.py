@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import reduce
-from itertools import islice
 from operator import and_, or_
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +12,9 @@ import dagster as dg
 
 from dagster_metaxy.declare.feature import Feature
 from dagster_metaxy.increment.outcome import Counts, FailedSample, Outcome
+from dagster_metaxy.increment.plan import NEW, Plan
 from dagster_metaxy.increment.store import is_system, opened, scan
-from dagster_metaxy.report.previews import Preview
+from dagster_metaxy.report.previews import Preview, rounded
 from dagster_metaxy.report.tables import metadata_table
 
 if TYPE_CHECKING:
@@ -27,8 +28,18 @@ NEVER_WRITTEN = "empty"
 
 FAILED_SHOWN = 100
 REASONS_SHOWN = 100
+REASONS_APART = 10
+"""So many samples at most are shown one by one, with why; of more, how many there are of a reason."""
+
+PARTITIONS_SHOWN = 20
+"""Of so many partitions, a run over all shows previews: each is an event that Dagster keeps."""
+_ROWS_OF_PARTITION = 1_000
+
+_VECTOR, _VALUES_SHOWN = 8, 4
+"""A longer list is shown by its first values."""
 
 _CREATED_AT = "metaxy_created_at"
+_COUNT, _NUMBER = "metaxy_count", "metaxy_number_"
 
 
 def count_metadata(counts: Counts) -> dict[str, Any]:
@@ -75,9 +86,9 @@ def outcome_metadata(outcome: Outcome) -> dict[str, Any]:
         metadata["failed samples"] = failed_table(outcome.failed)
     if outcome.quarantined:
         metadata["quarantined samples"] = failed_table(outcome.quarantined)
-    if outcome.plan is not None and (reasons := list(islice(outcome.plan.rows(), REASONS_SHOWN))):
-        metadata["why"] = metadata_table(reasons, ("sample", "why", "detail"))
-    if outcome.costs.dearest:
+    if outcome.plan is not None and (why := _why(outcome.plan)) is not None:
+        metadata["why"] = why
+    if outcome.costs.costliest:
         total = outcome.costs.total
         metadata["compute seconds"] = round(total.seconds, 3)
         metadata["compute CPU seconds"] = round(total.cpu_seconds, 3)
@@ -85,16 +96,36 @@ def outcome_metadata(outcome: Outcome) -> dict[str, Any]:
         if outcome.artifacts:
             written = [(kind, *sizes) for kind, sizes in sorted(outcome.artifacts.items())]
             metadata["artifacts"] = metadata_table(written, ("content type", "files", "bytes"))
-        metadata["dearest samples"] = metadata_table(
+        metadata["costliest samples"] = metadata_table(
             [
                 (name, round(cost.seconds, 3), round(cost.cpu_seconds, 3), cost.bytes_written)
-                for name, cost in outcome.costs.dearest
+                for name, cost in outcome.costs.costliest
             ],
             ("sample", "seconds", "CPU seconds", "bytes"),
         )
     if outcome.notes:
         metadata["notes"] = dg.MetadataValue.md("\n".join(f"- {note}" for note in outcome.notes))
     return metadata
+
+
+def _why(plan: Plan) -> dg.TableMetadataValue | None:
+    """The samples with the reasons to compute them; of many, how many have which."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for name, why, detail in plan.rows():
+        groups.setdefault((why, detail), []).append(name)
+    if not groups.keys() - {(NEW, "")}:  # says nothing that the counts do not say
+        return None
+    if sum(map(len, groups.values())) <= REASONS_APART:
+        rows = [(name, *reason) for reason, names in groups.items() for name in names]
+        return metadata_table(rows, ("sample", "why", "detail"))
+    most = sorted(groups.items(), key=lambda group: -len(group[1]))[:REASONS_SHOWN]
+    return metadata_table(
+        [
+            (len(names), *reason, "; ".join(names[:3]) + ("; ..." if len(names) > 3 else ""))
+            for reason, names in most
+        ],
+        ("samples", "why", "detail", "first samples"),
+    )
 
 
 def column_schema(feature: Feature) -> dg.TableSchema:
@@ -125,7 +156,6 @@ def rows_metadata(
     Returns:
         The metadata, and a data version that changes when rows do.
     """
-    import metaxy.ext.dagster as mxd
     import narwhals as nw
     import polars as pl
 
@@ -134,49 +164,218 @@ def rows_metadata(
             return {"dagster/row_count": 0}, NEVER_WRITTEN
         rows = everything
         metadata: dict[str, Any] = {}
+        there = rows.collect_schema()
         if of_partitions is not None:
-            metadata["dagster/partition_row_count"], rows = _slice(rows, *of_partitions)
-            previews = [preview for preview in previews if not preview.of_all]
+            columns, inside = list(dict.fromkeys(of_partitions[0])), of_partitions[1]
+            numbers = _numbers(feature, there)
+            groups = [group for group in _groups(rows, columns, numbers) if inside(group)]
+            metadata.update(_of_groups(groups, numbers))
+            # Enough of them for a preview.
+            rows = _rows_of(rows, columns, groups[:PREVIEW_ROWS])
+            previews = [preview.brief() for preview in previews if not preview.of_all]
         # Dagster's tables take no bytes.
-        there = [n for n, t in rows.collect_schema().items() if t != nw.Binary()]
         shown = [c for c in feature.columns or there if c in there and not is_system(c)]
+        shown = [c for c in shown if there[c] != nw.Binary()]
         previews = [preview for preview in previews if set(preview.columns) <= set(there)]
-        most = max((preview.most_rows for preview in previews), default=0)
-        seen = [*dict.fromkeys([*feature.id_columns, *(c for p in previews for c in p.columns)])]
+        wanted = [
+            (rows.select(shown), PREVIEW_ROWS),
+            *((rows.select(_seen(preview, feature)), preview.most_rows) for preview in previews),
+        ]
         if rows.implementation.is_polars():
-            # At once: polars finds the newest rows of samples once for both.
-            wanted = [
-                rows.select(shown).tail(PREVIEW_ROWS).to_native(),
-                everything.select(_CREATED_AT).to_native(),
-            ]
-            if previews:
-                wanted.append(rows.select(seen).tail(most).to_native())
-            last, times, *samples = pl.collect_all(wanted)
-            sample = samples[0] if samples else pl.DataFrame()
+            # At once: polars finds the newest rows of samples once for all.
+            times, last, *samples = pl.collect_all(
+                [
+                    everything.select(_CREATED_AT).to_native(),
+                    *(frame.tail(most).to_native() for frame, most in wanted),
+                ]
+            )
         else:  # SQL engines have no last rows, but newest
-            newest = rows.sort(_CREATED_AT, descending=True).head(PREVIEW_ROWS)
-            last = newest.select(shown).collect().to_polars()
-            sample = rows.sort(_CREATED_AT, descending=True).head(most)
-            sample = sample.select(seen).collect().to_polars() if most else pl.DataFrame()
+            newest = rows.sort(_CREATED_AT, descending=True)
+            last, *samples = (
+                newest.head(most).select(frame.collect_schema().names()).collect().to_polars()
+                for frame, most in wanted
+            )
             times = everything.select(_CREATED_AT).collect().to_polars()
-        if further := [c for preview in previews for c in preview.upstream_columns]:
-            sample = _with_upstream(store, feature, sample, further)
         count, data_version = _count_and_version(times)
         metadata["dagster/row_count"] = count
-        for preview in previews:
+        for preview, sample in zip(previews, samples, strict=True):
+            sample = _with_upstream(store, feature, sample, preview.upstream_columns)
             metadata.update(_shown(preview, sample, feature.id_columns))
-        metadata["preview"] = mxd.build_table_preview_metadata(
-            nw.from_native(last.lazy()), column_schema(feature), n_rows=PREVIEW_ROWS
-        )
+        metadata["preview"] = _table(last, feature)
     return metadata, data_version
+
+
+def partitions_metadata(
+    store: mx.MetadataStore,
+    feature: Feature,
+    columns: Sequence[str],
+    key_of: Callable[[Mapping[str, Any]], str | None],
+    keys: Collection[str],
+    previews: Sequence[Preview] = (),
+) -> Mapping[str, dict[str, Any]]:
+    """What the store has of each of some partitions: how many rows, the numbers of a single one, and,
+    of the first partitions, previews.
+
+    Args:
+        store: The store, closed.
+        feature: The feature.
+        columns: The columns that partitions are found by.
+        key_of: The key of the partition that a row is in, by its values of these.
+        keys: The partitions.
+        previews: What to show of them.
+    """
+    import narwhals as nw
+
+    if not keys:
+        return {}
+    columns = list(dict.fromkeys(columns))
+    with opened(store, "r"):
+        if (rows := scan(store, feature.key)) is None:
+            return {}
+        there = rows.collect_schema()
+        numbers = _numbers(feature, there)
+        groups: dict[str, list[Mapping[str, Any]]] = {key: [] for key in keys}
+        for group in _groups(rows, columns, numbers):
+            if (key := key_of(group)) in groups:
+                groups[key].append(group)
+        metadata = {key: _of_groups(found, numbers) for key, found in groups.items()}
+        few = [key for key in sorted(keys) if groups[key]][:PARTITIONS_SHOWN]
+        rows = _rows_of(
+            rows, columns, [group for key in few for group in groups[key][:PREVIEW_ROWS]]
+        )
+        order = (
+            nw.col(feature.id_columns[0]).cum_count().over(*columns, order_by=feature.id_columns)
+        )
+        rows = rows.filter(order <= _ROWS_OF_PARTITION)
+        for preview in (preview.brief() for preview in previews):
+            if not few or preview.of_all or not set(preview.columns) <= set(there):
+                continue
+            seen = list(dict.fromkeys([*columns, *_seen(preview, feature)]))
+            sample = rows.select(seen).collect().to_polars()
+            sample = _with_upstream(store, feature, sample, preview.upstream_columns)
+            found = [key_of(row) for row in sample.select(columns).iter_rows(named=True)]
+            for key in few:
+                own = sample.filter([k == key for k in found])
+                metadata[key].update(_shown(preview, own, feature.id_columns))
+    return metadata
+
+
+def _numbers(feature: Feature, there: Mapping[str, Any]) -> Sequence[str]:
+    """The columns of a feature with numbers, but for those that name a sample."""
+    return [
+        name
+        for name in feature.columns
+        if name in there and name not in feature.id_columns and there[name].is_numeric()
+    ]
+
+
+def _groups(
+    rows: nw.LazyFrame[Any], columns: Sequence[str], numbers: Sequence[str]
+) -> Sequence[Mapping[str, Any]]:
+    """How many rows have each combination of values of some columns, and the numbers of one."""
+    import narwhals as nw
+
+    if not set(columns) <= set(rows.collect_schema().names()):  # declared since
+        return []
+    first = [nw.col(name).min().alias(f"{_NUMBER}{name}") for name in numbers]
+    found = rows.group_by(columns).agg(nw.len().alias(_COUNT), *first).collect().to_polars()
+    return found.to_dicts()
+
+
+def _of_groups(groups: Sequence[Mapping[str, Any]], numbers: Sequence[str]) -> dict[str, Any]:
+    """The number of rows in a partition, and, if there is one, its numbers, which Dagster plots."""
+    count = sum(group[_COUNT] for group in groups)
+    metadata: dict[str, Any] = {"dagster/partition_row_count": count}
+    if count == 1:
+        (group,) = groups
+        for name in numbers:
+            value = group[f"{_NUMBER}{name}"]
+            if value is not None and math.isfinite(value):
+                metadata[name] = value if isinstance(value, int) else _short(float(value))
+    return metadata
+
+
+def _short(value: float) -> float:
+    """Six digits that count, or those before the point."""
+    return float(f"{value:.6g}") if abs(value) < 1e6 else float(round(value))
+
+
+def _rows_of(
+    rows: nw.LazyFrame[Any], columns: Sequence[str], groups: Sequence[Mapping[str, Any]]
+) -> nw.LazyFrame[Any]:
+    """The rows with one of some combinations of values of some columns.
+
+    Few, since a condition on many could be too long for an engine; each has a row at least.
+    """
+    import narwhals as nw
+
+    if not groups:
+        return rows.head(0)
+    return rows.filter(
+        reduce(
+            or_,
+            (
+                reduce(and_, (nw.col(column) == group[column] for column in columns))
+                for group in groups
+            ),
+        )
+    )
+
+
+def _seen(preview: Preview, feature: Feature) -> list[str]:
+    """The columns that a preview is made from, with those that name a sample."""
+    return list(dict.fromkeys([*feature.id_columns, *preview.columns]))
+
+
+def _table(rows: pl.DataFrame, feature: Feature) -> dg.TableMetadataValue:
+    """Rows as a table that is read easily: by their ids, numbers short, and long texts last."""
+    import metaxy.ext.dagster as mxd
+    import narwhals as nw
+    import polars as pl
+
+    rows = rows.sort([name for name in feature.id_columns if name in rows.columns])
+    rows = rounded(
+        rows.with_columns(
+            pl.col(name).arr.to_list()
+            for name, kind in rows.schema.items()
+            if isinstance(kind, pl.Array)
+        )
+    )
+    rows = rows.with_columns(
+        pl.Series(name, [_first_values(v) for v in rows[name].to_list()], pl.String)
+        for name, kind in rows.schema.items()
+        if isinstance(kind, pl.List)
+    )
+    rows = rows.select(sorted(rows.columns, key=lambda name: name.endswith(("path", "url", "uri"))))
+    schema = dg.TableSchema(
+        [
+            dg.TableColumn(name, column.type, description=column.description)
+            if (column := feature.columns.get(name))
+            else dg.TableColumn(name)
+            for name in rows.columns
+        ]
+    )
+    return mxd.build_table_preview_metadata(
+        nw.from_native(rows.lazy()), schema, n_rows=PREVIEW_ROWS
+    )
+
+
+def _first_values(values: Sequence[Any] | None) -> str | None:
+    if values is None:
+        return None
+    more = f", ... ({len(values)})" if len(values) > _VECTOR else ""
+    first = values[:_VALUES_SHOWN] if more else values
+    return f"[{', '.join(map(str, first))}{more}]"
 
 
 def _with_upstream(
     store: mx.MetadataStore, feature: Feature, rows: pl.DataFrame, columns: Sequence[str]
 ) -> pl.DataFrame:
-    """Rows with columns of the feature that they were computed from; without, where they have none."""
+    """Rows with columns of the feature that they were computed from; none of those without."""
     import narwhals as nw
 
+    if not columns:
+        return rows
     (upstream, *_) = feature.upstream
     if (found := scan(store, upstream)) is None or rows.is_empty():
         return rows.head(0)
@@ -209,27 +408,6 @@ def _count_and_version(times: pl.DataFrame) -> tuple[int, str]:
     # In memory: SQL engines cannot average times, which is what Metaxy's data version is.
     stats = mxd.compute_stats_from_lazy_frame(nw.from_native(times.lazy()))
     return stats.row_count, stats.data_version.value
-
-
-def _slice(
-    rows: nw.LazyFrame[Any], columns: Sequence[str], inside: Callable[[Mapping[str, Any]], bool]
-) -> tuple[int, nw.LazyFrame[Any]]:
-    """How many rows are in some partitions, and enough of them for a preview."""
-    import narwhals as nw
-
-    columns = list(dict.fromkeys(columns))
-    if not set(columns) <= set(rows.collect_schema().names()):  # declared since
-        return 0, rows.head(0)
-    counts = rows.group_by(columns).agg(nw.len().alias("metaxy_count")).collect()
-    found = [values for values in counts.iter_rows(named=True) if inside(values)]
-    if not found:
-        return 0, rows.head(0)
-    # Each has a row at least: a condition on all of them could be too long for an engine.
-    shown = [
-        reduce(and_, (nw.col(column) == values[column] for column in columns))
-        for values in found[:PREVIEW_ROWS]
-    ]
-    return sum(values["metaxy_count"] for values in found), rows.filter(reduce(or_, shown))
 
 
 def failure_summary(

@@ -9,12 +9,16 @@ from __future__ import annotations
 import base64
 import io
 import math
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from html import escape
 from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import quote
+
+from typing_extensions import Self
 
 from dagster_metaxy import locations
 
@@ -25,14 +29,21 @@ if TYPE_CHECKING:
 
 _LARGEST = 60_000
 """Bytes of a picture in the metadata; Dagster keeps it with every materialization."""
-_SHEET_WIDTH, _SHEET_IMAGES, _LABEL = 960, 24, 14
-_ITEMS, _KINDS, _LINES = 100, 20, 8
+_SHEET_WIDTH, _LABEL, _GAP = 960, 14, 6
+_BRIEF_IMAGES, _BRIEF_LARGEST = 6, 15_000
+"""Images, and bytes of the picture, of one partition: a run may tell of many."""
+_ITEMS, _BEST, _KINDS, _LINES = 100, 30, 20, 8
+_VIDEOS_READ, _CHARACTERS_READ = 5, 4_000
+_EXPANDED = 1_000
+"""Characters of Markdown that Dagster's UI shows without a click."""
 _EVERY = 1_000_000
 """Rows that are enough for all of any collection of videos."""
 _COLORS = ("royalblue", "orange", "tomato", "teal", "orchid", "sienna")
 _WIDTH, _HEIGHT, _MARGIN, _NAMES = 430, 160, 48, 100
 """Pixels of a drawing, which the UI cuts where it is wider than its column."""
 _BARS = 24
+_NAMED_BARS = 12
+"""So many values at most are shown one by one, with the names of their samples."""
 _PLAIN = " ='/:,.-()"
 """What needs no escape in the URL of a drawing."""
 
@@ -49,7 +60,7 @@ class Preview(ABC):
     column: str
     unit: str = ""
 
-    most_rows: ClassVar[int] = _SHEET_IMAGES
+    most_rows: ClassVar[int] = 10_000
     of_all: ClassVar[bool] = False
     """Whether it is of the whole feature, and makes no sense of some partitions."""
 
@@ -68,6 +79,10 @@ class Preview(ABC):
         """Columns of the feature that this one is computed from, which it is made from, too."""
         return ()
 
+    def brief(self) -> Self:
+        """The same with less of it, as for one partition of many."""
+        return self
+
     @abstractmethod
     def show(self, rows: pl.DataFrame, ids: Sequence[str]) -> dg.MetadataValue | None:
         """What is to be seen; None where there is nothing.
@@ -82,33 +97,81 @@ class Preview(ABC):
 class Images(Preview):
     """The image files that a column names, as a sheet of small ones with their names.
 
-    Files that are gone, or that are no images, are left out.
+    As many are shown of each video as of any other, evenly over its rows. Files that are gone, or
+    that are no images, are left out.
 
     Attributes:
         size: Longest edge of each in pixels.
+        most: How many are shown.
+        time: The column of the time in seconds that each is of, to be named by instead of the last id.
+        largest: Bytes of the sheet.
     """
 
     size: int = 160
+    most: int = 24
+    time: str = ""
+    largest: int = _LARGEST
 
     @property
     def title(self) -> str:
         """What Dagster shows it by."""
         return "pictures"
 
+    @property
+    def columns(self) -> Sequence[str]:
+        """The file, and its time."""
+        return (self.column, *filter(None, [self.time]))
+
+    def brief(self) -> Self:
+        """A smaller sheet of fewer."""
+        return replace(
+            self,
+            size=min(self.size, 320),
+            most=min(self.most, _BRIEF_IMAGES),
+            largest=_BRIEF_LARGEST,
+        )
+
     def show(self, rows: pl.DataFrame, ids: Sequence[str]) -> dg.MetadataValue | None:
-        """A sheet."""
-        shown = []
-        for row in rows.iter_rows(named=True):
+        """A sheet, and how many it leaves out."""
+        return self.sheet(rows, ids, rows.height >= self.most_rows)
+
+    def sheet(
+        self, rows: pl.DataFrame, ids: Sequence[str], is_cut: bool
+    ) -> dg.MetadataValue | None:
+        """The same.
+
+        Args:
+            rows: Each with an image.
+            ids: The columns that name one.
+            is_cut: Whether there may be more than these.
+        """
+        if rows.is_empty():
+            return None
+
+        def image_of(row: Mapping[str, Any]) -> Image | None:
             try:
-                image, _ = locations.read(
-                    row[self.column], lambda file, row=row: self.small(file, row)
-                )
+                return locations.read(row[self.column], lambda file: self.small(file, row))[0]
             except Exception:  # whatever it is, it is no reason to fail
-                continue
-            shown.append((image, " ".join(str(row[c]) for c in ids)))
-            if len(shown) * self.size**2 >= _SHEET_IMAGES * 160**2:
-                break
-        return _picture(_sheet(shown, self.size)) if shown else None
+                return None
+
+        named = ids[:-1] if self.time and len(ids) > 1 else ids
+        chosen = _spread(rows, ids[0], self.most).to_dicts()
+        with ThreadPoolExecutor(8) as pool:  # files may be remote
+            images = [*pool.map(image_of, chosen)]
+        shown = []
+        for row, image in zip(chosen, images, strict=True):
+            if image is not None:
+                names = [str(row[c]) for c in named]
+                if self.time:
+                    names.append(_clock(row[self.time]))
+                shown.append((image, " ".join(names)))
+        if not shown:
+            return None
+        left_out = ""
+        if is_cut or len(shown) < rows.height:
+            of = f"the newest {rows.height}" if is_cut else rows.height
+            left_out = f"\n\n{len(shown)} of {of} pictures"
+        return _picture(_sheet(shown, self.size, self.largest), left_out)
 
     def small(self, file: Any, row: Mapping[str, Any]) -> Image:
         """A file as a small image.
@@ -149,9 +212,11 @@ class Boxes(Images):
 
     column: str = "path"
     size: int = 320
+    most: int = 9
+    time: str = "time"
     text: str = ""
 
-    most_rows: ClassVar[int] = 200
+    most_rows: ClassVar[int] = 2_000
 
     @property
     def columns(self) -> Sequence[str]:
@@ -160,14 +225,15 @@ class Boxes(Images):
 
     @property
     def upstream_columns(self) -> Sequence[str]:
-        """The image file."""
-        return (self.column,)
+        """The image file, and its time."""
+        return (self.column, self.time)
 
     def show(self, rows: pl.DataFrame, ids: Sequence[str]) -> dg.MetadataValue | None:
         """A sheet."""
         ids = ids[:-1]  # the last is the number of the box
-        images = rows.group_by(*ids, self.column, maintain_order=True).agg(self.columns)
-        return super().show(images, ids)
+        by = (*ids, *self.upstream_columns)
+        images = rows.group_by(by, maintain_order=True).agg(self.columns)
+        return self.sheet(images, ids, rows.height >= self.most_rows)
 
     def small(self, file: Any, row: Mapping[str, Any]) -> Image:
         """A file as a small image, with the boxes."""
@@ -188,30 +254,59 @@ class Boxes(Images):
         return image
 
 
+@dataclass(frozen=True)
 class Curves(Preview):
-    """A column of lists, each value a second, as a line for each sample."""
+    """A column of lists, each value a second, as a line for each sample.
+
+    Attributes:
+        low: What the vertical axis begins at; the least value if None.
+        high: What it ends at; the greatest value if None.
+    """
+
+    low: float | None = None
+    high: float | None = None
 
     most_rows: ClassVar[int] = len(_COLORS)
 
     def show(self, rows: pl.DataFrame, ids: Sequence[str]) -> dg.MetadataValue | None:
         """A plot."""
-        lines = []
+        lines, without = [], []
         for row in rows.iter_rows(named=True):
             values = [v for v in row[self.column] or () if v is not None and math.isfinite(v)]
+            name = " ".join(str(row[c]) for c in ids)
             if values:
-                lines.append((" ".join(str(row[c]) for c in ids), values))
-        return _drawing(_plot(lines, self.unit)) if lines else None
+                lines.append((name, values))
+            else:
+                without.append(name)
+        short = f"too short: {', '.join(without)}" if without else ""
+        if not lines:
+            return _markdown(_escaped(short)) if short else None
+        label = self.unit or self.column.removesuffix("_curve").replace("_", " ")
+        return _drawing(_plot(lines, label, self.low, self.high, short))
 
 
 class Histogram(Preview):
-    """How the values of a column are spread over the collection."""
+    """How the values of a column are spread over the collection; of few, each one."""
 
-    most_rows: ClassVar[int] = 10_000
+    @property
+    def title(self) -> str:
+        """What Dagster shows it by."""
+        return f"distribution of {super().title}"
 
     def show(self, rows: pl.DataFrame, ids: Sequence[str]) -> dg.MetadataValue | None:
-        """A plot."""
-        values = [v for v in rows[self.column].to_list() if v is not None and math.isfinite(v)]
-        return _drawing(_bars(values, self.unit)) if values else None
+        """A plot; none of a single value, which is a number like others."""
+        named = [
+            (" ".join(str(row[c]) for c in ids), float(row[self.column]))
+            for row in rows.iter_rows(named=True)
+            if row[self.column] is not None and math.isfinite(row[self.column])
+        ]
+        if len(named) < 2:
+            return None
+        if len(named) <= _NAMED_BARS:
+            return _drawing(_named_bars(named, self.unit))
+        # Ids are called after what they count: `video_id`, `face_index`.
+        what = re.sub("_(id|index)$", "", ids[-1]) if ids else "sample"
+        return _drawing(_bars([value for _, value in named], self.unit, f"{what}s"))
 
 
 @dataclass(frozen=True)
@@ -220,9 +315,11 @@ class Lists(Preview):
 
     Attributes:
         beside: The other columns.
+        nothing: A sentence that is shown where the lists are empty.
     """
 
     beside: tuple[str, ...] = ()
+    nothing: str = ""
 
     @property
     def columns(self) -> Sequence[str]:
@@ -234,7 +331,9 @@ class Lists(Preview):
         from dagster_metaxy.report.tables import metadata_table
 
         items = rows.select(self.columns).explode(self.columns).drop_nulls().head(_ITEMS)
-        return metadata_table(items.rows(), self.columns) if items.height else None
+        if items.is_empty():
+            return _markdown(self.nothing) if self.nothing else None
+        return metadata_table(items.rows(), self.columns)
 
 
 @dataclass(frozen=True)
@@ -271,28 +370,63 @@ class Timeline(Preview):
 
 
 @dataclass(frozen=True)
-class Values(Preview):
-    """Some columns of the first rows, as a table: what there is to read.
+class Best(Preview):
+    """Some columns of the rows with the highest score, as a table.
 
     Attributes:
-        beside: The columns before it.
+        score: The column that they are sorted by.
     """
 
-    beside: tuple[str, ...] = ()
-
-    most_rows: ClassVar[int] = _ITEMS
+    score: str = "score"
 
     @property
     def columns(self) -> Sequence[str]:
         """All columns that it is made from."""
-        return (*self.beside, self.column)
+        return (self.score, self.column)
 
     def show(self, rows: pl.DataFrame, ids: Sequence[str]) -> dg.MetadataValue | None:
         """A table."""
         from dagster_metaxy.report.tables import metadata_table
 
-        shown = list(dict.fromkeys([*ids[:-1], *self.columns]))
-        return metadata_table(rows.select(shown).rows(), shown) if rows.height else None
+        shown = [*ids[:-1], *self.columns]
+        best = rows.sort(self.score, descending=True, nulls_last=True, maintain_order=True)
+        best = rounded(best.select(shown).head(_BEST))
+        return metadata_table(best.rows(), shown) if best.height else None
+
+
+@dataclass(frozen=True)
+class Transcript(Preview):
+    """A column of text, as lines with their times, of the first videos.
+
+    Attributes:
+        start: The column of the time in seconds that each begins at.
+    """
+
+    start: str = "start"
+
+    most_rows: ClassVar[int] = 2_000
+
+    @property
+    def columns(self) -> Sequence[str]:
+        """The text, and its time."""
+        return (self.start, self.column)
+
+    def show(self, rows: pl.DataFrame, ids: Sequence[str]) -> dg.MetadataValue | None:
+        """Paragraphs."""
+        videos = rows.partition_by(ids[0], maintain_order=True)[:_VIDEOS_READ]
+        each = _CHARACTERS_READ // max(1, len(videos))
+        shown = []
+        for video in videos:
+            lines, left = [f"**{_escaped(str(video[ids[0]][0]))}**"], each
+            for start, text in video.select(self.columns).iter_rows():
+                if left <= 0:
+                    lines.append("...")
+                    break
+                line = f"{_clock(math.floor(start))} {' '.join(str(text).split())[:left]}"
+                left -= len(line)
+                lines.append(_escaped(line))
+            shown.append("  \n".join(lines))  # two spaces break a line
+        return _markdown("\n\n".join(shown)) if shown else None
 
 
 @dataclass(frozen=True)
@@ -359,13 +493,62 @@ class Kinds(Preview):
         return metadata_table(shown, kinds.columns) if shown else None
 
 
-def _picture(jpeg: bytes) -> dg.MetadataValue:
-    return _markdown(f"![](data:image/jpeg;base64,{base64.b64encode(jpeg).decode()})")
+def rounded(rows: pl.DataFrame) -> pl.DataFrame:
+    """Rows whose floats have four digits that count, or those before the point."""
+    import polars as pl
+    import polars.selectors as cs
+
+    def short(value: pl.Expr) -> pl.Expr:
+        return pl.when(value.abs() < 1_000).then(value.round_sig_figs(4)).otherwise(value.round(0))
+
+    lists = [n for n, t in rows.schema.items() if t in (pl.List(pl.Float64), pl.List(pl.Float32))]
+    return rows.with_columns(
+        short(cs.float()), *(pl.col(name).list.eval(short(pl.element())) for name in lists)
+    )
+
+
+def _evenly(count: int, most: int) -> list[int]:
+    """At most so many of the numbers below `count`, evenly spaced."""
+    return (
+        [(2 * i + 1) * count // (2 * most) for i in range(most)]
+        if count > most
+        else [*range(count)]
+    )
+
+
+def _spread(rows: pl.DataFrame, column: str, most: int) -> pl.DataFrame:
+    """At most so many rows: of each value of a column as many as of any other, evenly spaced."""
+    import polars as pl
+
+    groups = rows.partition_by(column, maintain_order=True)
+    groups = [groups[index] for index in _evenly(len(groups), most)]
+    each = most // len(groups)
+    return pl.concat([group[_evenly(group.height, each)] for group in groups])
+
+
+def _clock(seconds: float) -> str:
+    """Minutes and seconds: `1:02.5`."""
+    minutes, tenths = divmod(round(seconds * 10), 600)
+    whole, tenth = divmod(tenths, 10)
+    return f"{minutes}:{whole:02}" + (f".{tenth}" if tenth else "")
+
+
+def _escaped(text: str) -> str:
+    """Text as Markdown shows it."""
+    return re.sub(r"([\\`*_\[\]<>#|~&$!])", r"\\\1", text)
+
+
+def _picture(jpeg: bytes, below: str = "") -> dg.MetadataValue:
+    return _markdown(f"![](data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}){below}")
 
 
 def _drawing(svg: str) -> dg.MetadataValue:
+    return _markdown(_embedded(svg))
+
+
+def _embedded(svg: str) -> str:
     # Shorter than in base 64.
-    return _markdown(f"![](<data:image/svg+xml,{quote(svg, safe=_PLAIN)}>)")
+    return f"![](<data:image/svg+xml,{quote(svg, safe=_PLAIN)}>)"
 
 
 def _markdown(text: str) -> dg.MetadataValue:
@@ -375,26 +558,37 @@ def _markdown(text: str) -> dg.MetadataValue:
     return dg.MetadataValue.md(text)
 
 
-def _sheet(shown: Sequence[tuple[Image, str]], size: int) -> bytes:
-    """Images in rows, with a name below each."""
+def _sheet(shown: Sequence[tuple[Image, str]], size: int, largest: int) -> bytes:
+    """Images in rows, with a name below each, as a JPEG of at most so many bytes."""
     from PIL import Image, ImageDraw
 
-    height = max(image.height for image, _ in shown) + _LABEL
     columns = max(1, min(_SHEET_WIDTH // size, len(shown)))
-    sheet = Image.new("RGB", (columns * size, -(-len(shown) // columns) * height), "white")
+    lines = [shown[begin : begin + columns] for begin in range(0, len(shown), columns)]
+    heights = [max(image.height for image, _ in line) + _LABEL for line in lines]
+    sheet = Image.new(
+        "RGB",
+        (columns * (size + _GAP) - _GAP, sum(heights) + (len(lines) - 1) * _GAP),
+        "white",
+    )
     draw = ImageDraw.Draw(sheet)
-    for index, (image, name) in enumerate(shown):
-        left, top = index % columns * size, index // columns * height
-        sheet.paste(image, (left + (size - image.width) // 2, top))
-        fits = size // 6 - 1
-        text = name if len(name) <= fits else f"...{name[3 - fits :]}"
-        draw.text((left + 3, top + height - _LABEL + 1), text, "black")
+    fits = size // 6 - 1
+    top = 0
+    for line, height in zip(lines, heights, strict=True):
+        for index, (image, name) in enumerate(line):
+            left = index * (size + _GAP) + (size - image.width) // 2
+            sheet.paste(image, (left, top))
+            text = name if len(name) <= fits else f"...{name[3 - fits :]}"
+            wide = draw.textlength(text)
+            # Below its picture, and as far to the left as it must be to end within the column.
+            left = min(left, (index + 1) * (size + _GAP) - _GAP - int(wide))
+            draw.text((left, top + image.height + 1), text, "black")
+        top += height + _GAP
     data = b""
-    for quality, reduced in ((75, 1), (55, 1), (35, 1), (35, 2), (15, 4)):
+    for quality, reduced in ((75, 1), (55, 1), (35, 1), (55, 2), (35, 2), (15, 4)):
         file = io.BytesIO()
         sheet.reduce(reduced).save(file, "JPEG", quality=quality)
         data = file.getvalue()
-        if len(data) <= _LARGEST:
+        if len(data) <= largest:
             break
     return data
 
@@ -403,8 +597,19 @@ def _number(value: float) -> str:
     return f"{value:.4g}"
 
 
+def _cut(name: str, longest: int) -> str:
+    return name if len(name) <= longest else f"{name[: longest - 3]}..."
+
+
+def _svg(height: int, fill: str, content: str) -> str:
+    return (
+        f"<svg xmlns='http://www.w3.org/2000/svg' width='{_WIDTH}' height='{height}'"
+        f" font-family='Arial' font-size='11' fill='{fill}'>{content}</svg>"
+    )
+
+
 def _frame(
-    low: float, high: float, left: str, right: str, unit: str, content: str, legend: int = 0
+    low: float, high: float, left: str, right: str, label: str, content: str, legend: int = 0
 ) -> str:
     """A drawing with axes.
 
@@ -413,47 +618,74 @@ def _frame(
         high: At the top.
         left: What the left end of the horizontal axis is.
         right: What its right end is.
-        unit: Of the vertical one.
+        label: What the vertical one is.
         content: Elements between the axes, and those of the legend.
         legend: How high the legend is.
     """
     x, y, below = _MARGIN, _HEIGHT - 20, _HEIGHT - 6
-    middle = f"<text x='{x - 4}' y='{y // 2}'>{escape(unit)}</text>" if unit else ""
-    return (
-        f"<svg xmlns='http://www.w3.org/2000/svg' width='{_WIDTH}' height='{_HEIGHT + legend}'"
-        " font-family='Arial' font-size='11' fill='gray'>"
+    return _svg(
+        _HEIGHT + legend,
+        "gray",
         f"<path d='M{x} 8V{y}H{_WIDTH}' fill='none' stroke='gray'/>"
         f"<text x='{x}' y='{below}'>{escape(left)}</text>"
-        f"<g text-anchor='end'><text x='{x - 4}' y='16'>{_number(high)}</text>{middle}"
+        f"<text transform='rotate(-90)' x='-{y // 2}' y='11' text-anchor='middle'>{escape(label)}</text>"
+        f"<g text-anchor='end'><text x='{x - 4}' y='16'>{_number(high)}</text>"
         f"<text x='{x - 4}' y='{y}'>{_number(low)}</text>"
-        f"<text x='{_WIDTH}' y='{below}'>{escape(right)}</text></g>{content}</svg>"
+        f"<text x='{_WIDTH}' y='{below}'>{escape(right)}</text></g>{content}",
     )
 
 
-def _plot(lines: Sequence[tuple[str, Sequence[float]]], unit: str) -> str:
-    """Lines over seconds."""
-    low = min(min(values) for _, values in lines)
-    high = max(max(values) for _, values in lines)
+def _plot(
+    lines: Sequence[tuple[str, Sequence[float]]],
+    label: str,
+    low: float | None,
+    high: float | None,
+    below: str,
+) -> str:
+    """Lines over seconds.
+
+    Args:
+        lines: Names and values.
+        label: What the values are.
+        low: The value at the bottom; the least if None.
+        high: The value at the top; the greatest if None.
+        below: What is said below the legend.
+    """
+    low = min(min(values) for _, values in lines) if low is None else low
+    high = max(max(values) for _, values in lines) if high is None else high
     longest = max(len(values) for _, values in lines)
     span, bottom, wide = (high - low) or 1.0, _HEIGHT - 20, _WIDTH - _MARGIN
     content = []
     for index, (name, values) in enumerate(lines):
         color = _COLORS[index % len(_COLORS)]
         step = -(-len(values) // wide)  # no more points than there are pixels
-        points = " ".join(
-            f"{_MARGIN + wide * at / max(1, longest - 1):.0f},"
-            f"{bottom - (bottom - 10) * (value - low) / span:.0f}"
+        points = [
+            (
+                round(_MARGIN + wide * at / max(1, longest - 1)),
+                round(bottom - (bottom - 10) * (value - low) / span),
+            )
             for at, value in list(enumerate(values))[::step]
-        )
-        # A round end shows a line of one point, too.
+        ]
+        if len(points) == 1:
+            # Where a line would begin, but clear of the axis.
+            ((_, height),) = points
+            content.append(f"<circle cx='{_MARGIN + 4}' cy='{height}' r='4' fill='{color}'/>")
+        else:
+            along = " ".join(f"{x},{y}" for x, y in points)
+            content.append(
+                f"<polyline points='{along}' fill='none' stroke='{color}' stroke-width='2'/>"
+            )
         content.append(
-            f"<polyline points='{points} {points.rpartition(' ')[2]}' fill='none' stroke='{color}'"
-            " stroke-width='2' stroke-linecap='round'/>"
             f"<text x='{_MARGIN + index % 3 * wide // 3}' y='{_HEIGHT + 10 + index // 3 * 14}'"
-            f" fill='{color}'>{escape(name if len(name) <= 20 else f'{name[:18]}...')}</text>"
+            f" fill='{color}'>{escape(_cut(name, 20))}</text>"
         )
     legend = -(-len(lines) // 3) * 14
-    return _frame(low, high, "0 s", f"{longest} s", unit, "".join(content), legend)
+    if below:
+        legend += 14
+        content.append(
+            f"<text x='{_MARGIN}' y='{_HEIGHT + legend - 4}'>{escape(_cut(below, 64))}</text>"
+        )
+    return _frame(low, high, "0 s", f"{longest} s", label, "".join(content), legend)
 
 
 def _stretches(lines: Mapping[str, Sequence[tuple[float, float]]]) -> str:
@@ -463,26 +695,62 @@ def _stretches(lines: Mapping[str, Sequence[tuple[float, float]]]) -> str:
     drawn = []
     for line, (name, stretches) in enumerate(lines.items()):
         top = line * (high + 6) + 4
-        path: dict[int, str] = {}  # neighbours in other shades, to be told apart
+        # Neighbours in other shades, to be told apart; those of one pixel, once.
+        bars: tuple[dict[str, None], dict[str, None]] = ({}, {})
         for index, (start, end) in enumerate(stretches):
             begin, length = wide * start / last, wide * (end - start) / last
-            path[index % 2] = (
-                f"{path.get(index % 2, '')}M{left + begin:.0f} {top}h{max(1, length):.0f}"
-                f"v{high}h-{max(1, length):.0f}z"
-            )
-        drawn += [f"<path d='{d}' opacity='{1 - 0.4 * shade}'/>" for shade, d in path.items()]
-        shown = name if len(name) <= 16 else f"{name[:14]}..."
-        drawn.append(f"<text x='0' y='{top + 12}' fill='gray'>{escape(shown)}</text>")
+            bars[index % 2][
+                f"M{left + begin:.0f} {top}h{max(1, length):.0f}v{high}h-{max(1, length):.0f}z"
+            ] = None
+        drawn += [
+            f"<path d='{''.join(path)}' opacity='{1 - 0.4 * shade}'/>"
+            for shade, path in enumerate(bars)
+            if path
+        ]
+        drawn.append(f"<text x='0' y='{top + 12}' fill='gray'>{escape(_cut(name, 16))}</text>")
     below = len(lines) * (high + 6) + 16
-    return (
-        f"<svg xmlns='http://www.w3.org/2000/svg' width='{_WIDTH}' height='{below + 4}'"
-        f" font-family='Arial' font-size='11' fill='{_COLORS[0]}'>{''.join(drawn)}"
-        f"<g fill='gray'><text x='{left}' y='{below}'>0 s</text>"
-        f"<text x='{_WIDTH}' y='{below}' text-anchor='end'>{_number(last)} s</text></g></svg>"
+    return _svg(
+        below + 4,
+        _COLORS[0],
+        f"{''.join(drawn)}<g fill='gray'><text x='{left}' y='{below}'>0 s</text>"
+        f"<text x='{_WIDTH}' y='{below}' text-anchor='end'>{_number(last)} s</text></g>",
     )
 
 
-def _bars(values: Sequence[float], unit: str) -> str:
+def _named_bars(values: Sequence[tuple[str, float]], unit: str) -> str:
+    """A bar from 0 for each value, with its name; names are as long as the UI shows at once.
+
+    Where all are less than 0, as decibels, bars begin somewhat below the least: the more, the longer.
+    """
+    low, high = min(v for _, v in values), max(v for _, v in values)
+    start = low - (0.1 * (high - low) or 1) if high < 0 else 0.0
+    low, high = min(low, start), max(high, start)
+    left, wide = 170, _WIDTH - 180
+    zero, *ends = (
+        round(left + wide * (value - low) / ((high - low) or 1))
+        for value in (start, *(v for _, v in values))
+    )
+    path = "".join(f"M{zero} {10 + i * 14}H{end}" for i, end in enumerate(ends))
+    svg = ""
+    for longest in (20, 14, 10, 6):
+        texts = "".join(
+            f"<text y='{14 + i * 14}'>"
+            # The unit once, to be short.
+            + escape(f"{_cut(name, longest)} {_number(value)} {'' if i else unit}".strip())
+            + "</text>"
+            for i, (name, value) in enumerate(values)
+        )
+        svg = _svg(
+            len(values) * 14 + 6,
+            "gray",
+            f"<path d='{path}' stroke='{_COLORS[0]}' stroke-width='10'/>{texts}",
+        )
+        if len(_embedded(svg)) < _EXPANDED:
+            break
+    return svg
+
+
+def _bars(values: Sequence[float], unit: str, counted: str) -> str:
     """How many values are in each of equal parts of their range."""
     low, high = min(values), max(values)
     count = min(_BARS, math.ceil(math.sqrt(len(values)))) if high > low else 1
@@ -498,4 +766,4 @@ def _bars(values: Sequence[float], unit: str) -> str:
     )
     content = f"<path d='{bars}' fill='{_COLORS[0]}'/>"
     left, right = (f"{_number(value)} {unit}".strip() for value in (low, high))
-    return _frame(0, most, left, right, "", content)
+    return _frame(0, most, left, right, counted, content)

@@ -21,7 +21,7 @@ from dagster_metaxy.steps._step import Step, of_videos, versioned
 class ClipsStep(Step):
     """Pieces of the video as MP4 files, by length or by scenes; one sample per clip."""
 
-    previews = (FirstFrames("path"),)
+    previews = (FirstFrames("path", time="start"),)
 
     inputs: ClassVar[Mapping[str, str]] = {"scenes": "scenes"}
 

@@ -26,7 +26,7 @@ _FILE = "contact_sheet.jpg"
 class ContactSheetStep(PictureStep):
     """A grid of frames of the video with their times, as a JPEG; one sample per video."""
 
-    previews = (Images("path", size=480),)
+    previews = (Images("path", size=320, most=6),)
 
     type: Literal["contact_sheet"] = Field(
         description="A grid of frames of the video, evenly spaced, with their times, as a JPEG file;"

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 class FramesStep(PictureStep):
     """Pictures of the video, as image files; one sample per frame."""
 
-    previews = (Images("path"),)
+    previews = (Images("path", time="time"),)
 
     type: Literal["frames"] = Field(
         description="Pictures of the video, as image files; one sample per frame.",

@@ -18,7 +18,14 @@ from dagster_metaxy.steps._step import Step
 class NearDuplicatesStep(Step):
     """The pairs of videos whose fingerprints are close, in one row."""
 
-    previews = (Lists("distances", "bits", ("video_ids", "other_ids")),)
+    previews = (
+        Lists(
+            "distances",
+            "bits",
+            ("video_ids", "other_ids"),
+            nothing="No two videos are near duplicates of each other.",
+        ),
+    )
 
     of_all_videos: ClassVar[bool] = True
     inputs: ClassVar[Mapping[str, str]] = {"fingerprint": "fingerprint"}

@@ -12,7 +12,7 @@ from dagster_metaxy.declare.feature import Feature, expansion
 from dagster_metaxy.increment.compute import ComputeContext
 from dagster_metaxy.increment.selection import Sample
 from dagster_metaxy.media import models
-from dagster_metaxy.report.previews import Boxes, Values
+from dagster_metaxy.report.previews import Best, Boxes
 from dagster_metaxy.steps._frame import (
     FRAME,
     FrameStep,
@@ -24,7 +24,7 @@ from dagster_metaxy.steps._frame import (
 class OcrStep(FrameStep):
     """The lines of text in each frame of a step `frames`; one sample per line."""
 
-    previews = (Boxes(), Values("text", beside=("score",)))
+    previews = (Boxes(), Best("text"))
 
     extra: ClassVar[str] = "ocr"
     modules: ClassVar[tuple[str, ...]] = ("rapidocr", "onnxruntime")

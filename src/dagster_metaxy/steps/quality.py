@@ -26,8 +26,10 @@ class QualityStep(PictureStep):
     """Sharpness, brightness, contrast, motion, black and frozen share; one sample per video."""
 
     previews = (
-        Curves("brightness_curve"),
-        Curves("motion_curve"),
+        Curves("brightness_curve", low=0, high=1),
+        Curves("sharpness_curve", low=0),
+        # Of 1 at most, too, but a hundredth is much.
+        Curves("motion_curve", low=0),
         Histogram("sharpness"),
     )
 

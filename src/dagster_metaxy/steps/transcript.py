@@ -18,7 +18,7 @@ from dagster_metaxy.declare.feature import Feature, expansion
 from dagster_metaxy.increment.compute import ComputeContext
 from dagster_metaxy.increment.selection import Sample
 from dagster_metaxy.media.models import ModelError
-from dagster_metaxy.report.previews import Timeline, Values
+from dagster_metaxy.report.previews import Timeline, Transcript
 from dagster_metaxy.steps._step import Step, of_videos, versioned
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 class TranscriptStep(Step):
     """What is said, by a model of speech recognition; one sample per segment."""
 
-    previews = (Values("text", beside=("start", "end")), Timeline())
+    previews = (Transcript("text"), Timeline())
 
     extra: ClassVar[str] = "transcript"
     modules: ClassVar[tuple[str, ...]] = ("faster_whisper",)
