@@ -133,7 +133,7 @@ def test_curves() -> None:
     (line,) = [element for element in svg.iter() if element.tag.endswith("polyline")]
     assert len(line.get("points", "").split()) == 3
     (dot,) = [element for element in svg.iter() if element.tag.endswith("circle")]
-    assert dot.get("cy") == "140"  # at the bottom
+    assert dot.get("cy") == "130"  # at the bottom
     assert {"a", "<b>", "LUFS", "-20", "-70", "3 s", "too short: c, d"} <= {*texts(svg)}
     none: Any = Curves("curve").show(rows[2:], ["video_id"])
     assert none.value == "too short: c, d"
@@ -171,7 +171,7 @@ def test_of_few_values_each_is_seen_with_its_name(name: str) -> None:
     assert shown[0].endswith("1235 LUFS")
     svg, _ = drawing(preview.show(rows[:2].with_columns(loud=pl.Series([-20.0, -10])), IDS[:1]))
     (path,) = [element.get("d") for element in svg.iter() if element.tag.endswith("path")]
-    assert path == "M170 10H193M170 24H420"
+    assert path == "M170 10H186M170 24H350"
 
 
 def test_lists_are_a_table() -> None:
@@ -227,7 +227,7 @@ def test_a_timeline_has_a_line_for_each_video() -> None:
     svg, text = drawing(Timeline().show(rows, ["video_id", "scene_index"]))
     assert {"a", "<b>", "0 s", "10 s"} == {*texts(svg)}
     bars = [element.get("d", "") for element in svg.iter() if element.tag.endswith("path")]
-    assert bars == ["M100 4h165v16h-165z", "M265 4h165v16h-165z", "M182 26h1v16h-1z"]
+    assert bars == ["M100 4h130v16h-130z", "M230 4h130v16h-130z", "M165 26h1v16h-1z"]
     assert len(text) < EXPANDED
     assert Timeline().show(rows[:0], ["video_id", "scene_index"]) is None
 

@@ -39,7 +39,7 @@ _EXPANDED = 1_000
 _EVERY = 1_000_000
 """Rows that are enough for all of any collection of videos."""
 _COLORS = ("royalblue", "orange", "tomato", "teal", "orchid", "sienna")
-_WIDTH, _HEIGHT, _MARGIN, _NAMES = 430, 160, 48, 100
+_WIDTH, _HEIGHT, _MARGIN, _NAMES = 360, 150, 48, 100
 """Pixels of a drawing, which the UI cuts where it is wider than its column."""
 _BARS = 24
 _NAMED_BARS = 12
