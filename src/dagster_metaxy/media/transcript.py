@@ -18,8 +18,8 @@ import numpy as np
 from dagster_metaxy.media._container import Media
 from dagster_metaxy.media._sound import SPEECH_RATE, Clock, speech_samples
 
-_PIECE_SECONDS = 300
-"""What a model gets at a time: of more, Whisper's spectrum takes gigabytes."""
+_PIECE_SECONDS = 120
+"""What a model gets at a time: the more, the more memory its spectrum takes."""
 _SEARCH_SECONDS = 30
 _QUIET_SECONDS = 0.2
 
@@ -51,7 +51,7 @@ class Segment:
 Model: TypeAlias = Callable[
     [np.ndarray, str | None], Iterable["Segment | tuple[float, float, str]"]
 ]
-"""Called with one channel of float32 samples, 16,000 a second, at most five minutes of them, and with
+"""Called with one channel of float32 samples, 16,000 a second, at most two minutes of them, and with
 the language as an ISO 639-1 code, or None if it is to find out. Gives `Segment`s, or tuples of start,
 end and text, with times in seconds from the first sample."""
 
@@ -61,7 +61,7 @@ def transcribe(
 ) -> list[Segment]:
     """What is said in the file `media`, in order.
 
-    Sound of more than five minutes is given to the model in pieces, cut where it is quietest in the
+    Sound of more than two minutes is given to the model in pieces, cut where it is quietest in the
     last half minute. `language` is an ISO 639-1 code, None to have the model find out, piece by
     piece. `track` counts the audio tracks from 0.
 

@@ -42,7 +42,7 @@ class TranscriptStep(Step):
     model: str = Field(
         description="For faster-whisper: a folder, absolute or below the project's root, or the name"
         " of a model that was downloaded before (`small`, or `owner/name`). Or `package.module.name` of a function or class of one's own,"
-        " called with mono sound (numpy, float32, 16 kHz, at most five minutes) and the language; it"
+        " called with mono sound (numpy, float32, 16 kHz, at most two minutes) and the language; it"
         " gives (start, end, text), with times in seconds. A class is made once per process.",
         examples=["small", "/models/whisper-small", "my_project.models.Recognizer"],
     )
