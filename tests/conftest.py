@@ -15,6 +15,7 @@ from objects import Bucket, Proxy, environment
 from projects import Project
 from worlds import World
 
+from dagster_metaxy.components import PartitionedVideoComponent
 from dagster_metaxy.components.partitioned_video import sources
 
 
@@ -27,6 +28,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def settled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files that tests have just written are finished."""
     monkeypatch.setattr(sources, "SETTLE_SECONDS", 0.0)
+
+
+@pytest.fixture(autouse=True)
+def in_threads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Collections compute in threads, which take no time to start; what `dg` runs, and what is marked
+    so, as by default."""
+    if request.node.get_closest_marker("default_engine") is None:
+        monkeypatch.setattr(PartitionedVideoComponent, "_default_engine", "threads")
 
 
 @pytest.fixture(scope="session")

@@ -69,6 +69,7 @@ def clips(project: Project) -> Project:
     return project
 
 
+@pytest.mark.default_engine
 def test_a_crash_inside_a_step_ends_one_sample(clips: Project) -> None:
     clips.write(
         "clips/detector.py",

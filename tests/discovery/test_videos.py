@@ -10,8 +10,8 @@ import pytest
 from projects import CLIPS
 from worlds import RUNTIME, World
 
-from dagster_metaxy.discovery import videos as discovery
 from dagster_metaxy.discovery.files import Listing
+from dagster_metaxy.discovery.reading import read
 from dagster_metaxy.discovery.sources import Files
 from dagster_metaxy.discovery.videos import Videos, videos_feature
 from dagster_metaxy.engines import processes
@@ -107,7 +107,7 @@ def test_the_plan_of_an_empty_source_says_what_the_run_does(world: World, videos
 def test_what_is_out_of_reach_is_known_as_that_from_a_process(tmp_path: Path) -> None:
     """The file is tried again by every run, other than one that is broken."""
     work = [(str(tmp_path / "away.mp4"), None, Task([], ("away",), None))]
-    results = [r for r in processes.run(work, discovery._read) if r is not None]
+    results = [r for r in processes.run(work, read) if r is not None]
     error = results[0][1]
     assert isinstance(error, Exception)
     assert FailedSample.of({"video_id": "away"}, error).is_one_of(("OSError",))

@@ -71,7 +71,7 @@ def _expected(root: Path, docs: Docs, kind: str = "delta") -> dict[str, list[dic
 
 @pytest.mark.parametrize("kind", ["delta", "lancedb", "postgresql"])
 def test_the_first_write_of_a_table_by_several_processes(tmp_path: Path, kind: str) -> None:
-    names = [f"w{n}" for n in range(4)]
+    names = [f"w{n}" for n in range(3)]
     said = Racers(tmp_path, kind, *(("write", name) for name in names)).go()
     assert said == ["done"] * len(names)
     with pipeline(tmp_path, kind) as made:

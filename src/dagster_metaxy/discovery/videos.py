@@ -17,6 +17,7 @@ from dagster_metaxy.declare.keys import PartitionError, PatternError
 from dagster_metaxy.declare.partitions import Partitioning
 from dagster_metaxy.declare.words import counted
 from dagster_metaxy.discovery.files import File, Listing, SourceError, list_files, unique_ids
+from dagster_metaxy.discovery.reading import read
 from dagster_metaxy.discovery.sources import Files, Source
 from dagster_metaxy.engines import Engine
 from dagster_metaxy.engines.processes import WorkerError
@@ -26,7 +27,6 @@ from dagster_metaxy.increment.ledger import Entry, Ledger
 from dagster_metaxy.increment.outcome import (
     Cost,
     FailedSample,
-    Meter,
     Outcome,
     RemoteError,
     UpdateError,
@@ -606,7 +606,7 @@ class Videos:
         results = engines.run(
             self.engine,
             [(work.files[task.ids][0].path, self.cache, task) for task in tasks],
-            _read,
+            read,
             workers=self.workers,
             time_limit=None if limit is None else lambda _: limit,
         )
@@ -792,32 +792,6 @@ def _pattern_error(file: File, key_of: Callable[[Row], str] | None) -> str | Non
     except PartitionError:
         pass
     return None
-
-
-def _read(
-    work: tuple[str, locations.Cache | None, Task],
-) -> tuple[Identity, locations.Status, Cost]:
-    """What a file's streams hold, which file that was, and what reading them took.
-
-    Raises:
-        RemoteError: It cannot be read: an OSError where it is out of reach, and not broken. As such,
-            since not all errors of media libraries can be sent to another process.
-    """
-    from dagster_metaxy.media.identify import identify
-
-    meter = Meter()
-    location, cache, _ = work
-    try:
-        identity, status = locations.read(location, identify, cache)
-        return identity, status, meter.cost()
-    except Exception as error:
-        cause = error.__cause__
-        error = cause if isinstance(cause, OSError) else error
-        found = RemoteError.of(error)
-        if isinstance(error, OSError) and error.strerror:  # without its number
-            told = f"{location}: {error.strerror}"
-            found = RemoteError(replace(found.failure, message=told), *found.args[1:])
-        raise found from None
 
 
 def _failure(task: Task, file: File, error: Exception) -> FailedSample:

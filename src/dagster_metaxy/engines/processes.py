@@ -25,7 +25,14 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 _STARTS = 3
-_LOADED = ["dagster_metaxy.steps", "dagster_metaxy.media.identify", "dagster_metaxy.media.frames"]
+_LOADED = [
+    "dagster_metaxy.steps",
+    "dagster_metaxy.discovery.reading",
+    "dagster_metaxy.increment.remote",
+    "dagster_metaxy.media.identify",
+    "dagster_metaxy.media.frames",
+    "PIL.JpegImagePlugin",
+]
 """What most workers need; any other is loaded where it is used."""
 
 
