@@ -373,7 +373,7 @@ class Planner:
             else:
                 (plan.tasks if self.scope.covers(task.partition) else plan.left).append(task)
         plan.notes.extend(
-            f"{_samples(count)} not computed until {upstream} has run: input of them is of its older"
+            f"{counted(count, 'sample', 'samples')} not computed until {upstream} has run: input of them is of its older"
             " code version. `force` computes them all the same"
             for upstream, count in waits.items()
         )
@@ -541,7 +541,7 @@ class Planner:
             gathered = bool(dep.get("optional")) or kind == AGGREGATION
             yield Stranded(key, at, found, missing, gathered)
             plan.notes.append(
-                f"{_samples(len(found))} cannot be told before {key} has run, whose code version has"
+                f"{counted(len(found), 'sample', 'samples')} cannot be told before {key} has run, whose code version has"
                 " changed; what was computed from them is kept. Where it is produced elsewhere, push"
                 " its definition (`mx push`)"
             )
@@ -597,8 +597,7 @@ def failed_before(
         asked: Whether it is asked for all the same.
     """
     held = not asked and quarantine is not None and quarantine.holds(failure)
-    plural = "" if failure.attempts == 1 else "s"
-    detail = f"{failure.attempts} attempt{plural} failed: {failure.reason}"
+    detail = f"{counted(failure.attempts, 'attempt', 'attempts')} failed: {failure.reason}"
     task.why, task.detail = QUARANTINED if held else RETRY, detail
     task.failure = failure
 
@@ -632,10 +631,6 @@ def _differing(samples: Sequence[Sample], told_by: Mapping[str, Any]) -> str | N
             shown = ", ".join(values[:5]) + (", ..." if len(values) > 5 else "")
             return f"its samples differ in {column!r}, by which partitions are found: {shown}"
     return None
-
-
-def _samples(count: int) -> str:
-    return f"{count} sample{'' if count == 1 else 's'}"
 
 
 def _by_field(value: Any) -> Mapping[str, str]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from dagster_metaxy.declare.feature import Feature
+from dagster_metaxy.declare.words import counted
 from dagster_metaxy.increment.outcome import Counts, FailedSample, Outcome
 from dagster_metaxy.increment.plan import NEW, Plan
 from dagster_metaxy.increment.store import is_system, opened, scan
@@ -430,5 +431,4 @@ def _named(samples: Sequence[FailedSample], what: str) -> str:
     shown = [str(failure) for failure in samples[:5]]
     if more := len(samples) - len(shown):
         shown.append(f"... and {more} more")
-    plural = "" if len(samples) == 1 else "s"
-    return f"{len(samples)} sample{plural} {what}:\n" + "\n".join(shown)
+    return f"{counted(len(samples), 'sample', 'samples')} {what}:\n" + "\n".join(shown)

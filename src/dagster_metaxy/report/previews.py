@@ -161,10 +161,8 @@ class Images(Preview):
         shown = []
         for row, image in zip(chosen, images, strict=True):
             if image is not None:
-                names = [str(row[c]) for c in named]
-                if self.time:
-                    names.append(_clock(row[self.time]))
-                shown.append((image, " ".join(names)))
+                at = f" {_clock(row[self.time])}" if self.time else ""
+                shown.append((image, f"{_named(row, named)}{at}"))
         if not shown:
             return None
         left_out = ""
@@ -273,7 +271,7 @@ class Curves(Preview):
         lines, without = [], []
         for row in rows.iter_rows(named=True):
             values = [v for v in row[self.column] or () if v is not None and math.isfinite(v)]
-            name = " ".join(str(row[c]) for c in ids)
+            name = _named(row, ids)
             if values:
                 lines.append((name, values))
             else:
@@ -296,7 +294,7 @@ class Histogram(Preview):
     def show(self, rows: pl.DataFrame, ids: Sequence[str]) -> dg.MetadataValue | None:
         """A plot; none of a single value, which is a number like others."""
         named = [
-            (" ".join(str(row[c]) for c in ids), float(row[self.column]))
+            (_named(row, ids), float(row[self.column]))
             for row in rows.iter_rows(named=True)
             if row[self.column] is not None and math.isfinite(row[self.column])
         ]
@@ -491,6 +489,11 @@ class Kinds(Preview):
         )
         shown = [["" if v is None else v for v in row] for row in kinds.head(_KINDS).rows()]
         return metadata_table(shown, kinds.columns) if shown else None
+
+
+def _named(row: Mapping[str, Any], ids: Sequence[str]) -> str:
+    """A sample in a drawing: what it is called, without the columns' names."""
+    return " ".join(str(row[c]) for c in ids)
 
 
 def rounded(rows: pl.DataFrame) -> pl.DataFrame:

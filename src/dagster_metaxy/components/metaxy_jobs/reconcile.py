@@ -11,6 +11,7 @@ import dagster as dg
 from dagster_metaxy.components._asset import DATA_VERSION_TAG, FeatureAsset
 from dagster_metaxy.components.metaxy_jobs.stores import ProjectStores
 from dagster_metaxy.declare._dagster import repository_assets
+from dagster_metaxy.declare.words import counted
 from dagster_metaxy.increment.outcome import UpdateError
 from dagster_metaxy.increment.store import scan
 from dagster_metaxy.report.metadata import count_and_version
@@ -138,8 +139,7 @@ def _reconciled(
         except UpdateError as error:
             reported.append(f"partitions cannot be told: {error}")
         if partitions:
-            plural = "" if len(partitions) == 1 else "s"
-            reported.append(f"{len(partitions)} partition{plural}")
+            reported.append(counted(len(partitions), "partition", "partitions"))
     latest = context.instance.get_latest_materialization_event(target.key)
     known = latest.asset_materialization if latest else None
     if _differs(known, rows, version):
