@@ -15,7 +15,7 @@ import av.logging
 import media_tools as tools
 import pytest
 
-from dagster_metaxy.media import _payload
+from dagster_metaxy.media import _container, _payload
 from dagster_metaxy.media.errors import MediaError, reading
 from dagster_metaxy.media.identify import NONE, _pace, identify
 
@@ -79,6 +79,28 @@ def test_properties_are_those_of_ffprobe(name, made, request) -> None:
     assert str(found.audio_rate) == audio.get("sample_rate", "None")
     assert found.audio_channels == audio.get("channels")
     assert found.duration == pytest.approx(float(told["format"]["duration"]), abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("name", "ending"),
+    [
+        ("portrait", "mp4"),
+        ("bunny", "mov"),
+        ("h265", "mp4"),
+        ("vp9", "mp4"),
+        ("av1", "mp4"),
+        ("mpeg4", "mov"),  # with MP3
+        ("vfr", "mp4"),
+        ("slides", "mov"),
+    ],
+)
+def test_mp4_is_the_same_with_parsers(name, ending, made, request, tmp_path, monkeypatch) -> None:
+    path = request.getfixturevalue(name) if name in ("portrait", "bunny") else made(name)
+    path = tools.remux(path, tmp_path / f"f.{ending}")
+    with path.open("rb") as file:
+        found = [identify(path), identify(file)]
+    monkeypatch.setattr(_container, "_is_mp4", lambda media: False)
+    assert [identify(path)] * 2 == found
 
 
 # --- versions that stay

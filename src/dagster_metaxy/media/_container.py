@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -31,21 +32,43 @@ Media = Path | str | IO[bytes]
 """A file by its path, or open for reading."""
 
 
-def open_media(media: Media) -> InputContainer:
-    """Open `media` for demuxing."""
+def open_media(media: Media, *, parse: bool = True) -> InputContainer:
+    """Open `media` for demuxing.
+
+    Without `parse`, packets of an MP4 file are not looked into, which is up to a third faster: whole
+    packets with times are in the file. Of other formats, packets are what FFmpeg's parsers make.
+    """
+    options = None if parse or not _is_mp4(media) else {"fflags": "noparse"}
     if isinstance(media, Path | str):
-        return av.open(os.fspath(media), **_TAGS)
-    return av.open(media, buffer_size=_READ, **_TAGS)
+        return av.open(os.fspath(media), options=options, **_TAGS)
+    return av.open(media, options=options, buffer_size=_READ, **_TAGS)
+
+
+def _is_mp4(media: Media) -> bool:
+    """Whether it begins as MP4 and MOV files do, but for those from before there were brands."""
+    if isinstance(media, Path | str):
+        with Path(media).open("rb") as file:
+            return _is_mp4(file)
+    start = media.read(8)
+    media.seek(0)
+    return start[4:] == b"ftyp"
 
 
 def demux(container: InputContainer, *streams: Stream) -> Iterator[Packet]:
-    """The packets of some streams, or of all, in the order of the file.
+    """The packets of some streams, or of all, in the order of the file, of `known_streams`."""
+    with known_streams():
+        yield from container.demux(*streams)
+
+
+@contextmanager
+def known_streams() -> Iterator[None]:
+    """For demuxing.
 
     Raises:
         MediaError: Another stream begins in the middle of the file, as in some broadcasts.
     """
     try:
-        yield from container.demux(*streams)
+        yield
     except IndexError as error:  # PyAV knows the streams that it saw at the beginning
         raise MediaError(
             "a stream begins in the middle of the file, which cannot be read"

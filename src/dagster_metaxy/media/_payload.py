@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from struct import Struct
+from typing import TYPE_CHECKING
 
 from xxhash import xxh3_128, xxh3_128_hexdigest
 
-_BIG_ENDIAN = Struct(">I").unpack_from
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+_LENGTH_AND_FIRST = Struct(">IB").unpack_from
 
 
 def digest(*parts: str) -> str:
@@ -20,8 +24,11 @@ class Payload:
 
     def __init__(self) -> None:
         self._hash = xxh3_128()
+        if type(self) is Payload:
+            # One call less for every packet.
+            self.update = self._hash.update  # type: ignore[method-assign,assignment]
 
-    def update(self, packet: memoryview) -> None:
+    def update(self, packet: Buffer) -> None:
         """Add one packet, which is not copied."""
         self._hash.update(packet)
 
@@ -33,7 +40,8 @@ class Payload:
 class AacPayload(Payload):
     """AAC without the ADTS headers that MPEG-TS needs; a packet may hold several frames."""
 
-    def update(self, packet: memoryview) -> None:
+    def update(self, packet: Buffer) -> None:
+        packet = memoryview(packet)
         if packet[0] != 0xFF:
             self._hash.update(packet)
             return
@@ -76,18 +84,21 @@ class NalPayload(Payload):
             if unit and self._is_parameters(unit[0]):
                 self._add_parameters(unit)
 
-    def update(self, packet: memoryview) -> None:
+    def update(self, packet: Buffer) -> None:
+        packet = memoryview(packet)
         size = self._length_size
-        if (
-            size == 4
-            and len(packet) > 4
-            and packet[4] in self._slices
-            and packet[-1]
-            and _BIG_ENDIAN(packet)[0] == len(packet) - 4
-        ):
-            # One slice, as most packets are, is in its canonical form already.
-            self._hash.update(packet)
-            return
+        if size == 4:
+            # Most packets are in their canonical form already: slices, without zeros at their ends.
+            at, total = 0, len(packet)
+            while at + 4 < total:
+                length, first = _LENGTH_AND_FIRST(packet, at)
+                at += 4 + length
+                if at > total or first not in self._slices or not packet[at - 1]:
+                    break
+            else:
+                if at == total:
+                    self._hash.update(packet)
+                    return
         for start, end in _lengths(packet, size) if size else _start_codes(bytes(packet)):
             first = packet[start]
             if first in self._slices:

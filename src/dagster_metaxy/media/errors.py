@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import av
 import av.error
@@ -39,12 +39,13 @@ class Words:
 
 
 @contextmanager
-def reading() -> Iterator[Words]:
-    """Turn what goes wrong while one file is read into `MediaError`.
+def reading(*, listen: bool = True) -> Iterator[Words]:
+    """Turn what goes wrong while one file is read into `MediaError`, without FFmpeg's own words unless
+    one does `listen` to its log.
 
     Wrap only code that reads: a full disk while writing is no property of the media file.
     """
-    with _logged() as words:
+    with _logged() if listen else nullcontext(Words([])) as words:
         try:
             yield words
         except av.error.FFmpegError as error:

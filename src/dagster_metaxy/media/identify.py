@@ -10,7 +10,8 @@ from __future__ import annotations
 from array import array
 from contextlib import suppress
 from dataclasses import dataclass
-from operator import sub
+from functools import cached_property
+from operator import add, sub
 
 import av.error
 from av.audio.stream import AudioStream
@@ -24,7 +25,7 @@ from dagster_metaxy.media._container import (
     Media,
     codec_name,
     decoder,
-    demux,
+    known_streams,
     open_media,
     pictures,
     seconds,
@@ -74,13 +75,26 @@ def identify(media: Media) -> Identity:
     that was cut off: its packets end before the duration it declares, or one of them is not
     whole. Formats that declare nothing (MPEG-TS, MP3, WAV) don't show that they were cut off.
     """
-    with reading() as words, open_media(media) as container:
+    try:
+        with reading(listen=False) as words:
+            return _in_one_pass(media, words)
+    except MediaError as error:
+        if not isinstance(error.__cause__, av.error.FFmpegError | None):
+            raise
+    # Why it was refused is in FFmpeg's log; to listen to it always would take a tenth of the time.
+    with reading() as words:
+        return _in_one_pass(media, words)
+
+
+def _in_one_pass(media: Media, words: Words) -> Identity:
+    with open_media(media, parse=False) as container:
         shown = {stream.index: _Picture(stream) for stream in pictures(container)}
         heard = {stream.index: _Sound(stream) for stream in container.streams.audio}
         tracks = {s.index: _Track(s) for s in container.streams} | shown | heard
-        for packet in demux(container):
-            if packet.size:
-                tracks[packet.stream_index].add(packet)
+        with known_streams():
+            for packet in container.demux():
+                if packet.size:
+                    tracks[packet.stream_index].add(packet)
 
         videos = [track for track in shown.values() if track.times and not track.is_cover]
         audios = [track for track in heard.values() if track.times]
@@ -130,34 +144,42 @@ class _Track:
     def __init__(self, stream: Stream, payload: Payload | None = None) -> None:
         self.times = array("q")
         """Of each packet: when it is shown, or decoded where the container says no more."""
+        self._durations = array("q")
         self.incomplete: float | None = None
         """Seconds of a packet that the demuxer could not read to its end."""
         self._stream = stream
-        self._end = 0
         self._payload = payload or Payload()
+        # Bound once, as they are called for every packet.
+        self._add_time = self.times.append
+        self._add_duration = self._durations.append
         self._update = self._payload.update if payload else None
 
     def add(self, packet: Packet) -> None:
-        # What is done here is done for every packet, and is most of what identifying a file takes.
+        # Done for every packet, this is most of what identifying adds to demuxing.
         time = packet.pts
         if time is None:
-            time = packet.dts if packet.dts is not None else self._end
-        self.times.append(time)
-        end = time + (packet.duration or 0)
-        if end > self._end:
-            self._end = end
+            time = packet.dts
+            if time is None:
+                time = self.times[-1] + self._durations[-1] if self.times else 0
+        self._add_time(time)
+        self._add_duration(packet.duration or 0)
         if packet.is_corrupt:
             self.incomplete = seconds(self._stream, time)
         if self._update is not None:
-            self._update(memoryview(packet))
+            self._update(packet)
+
+    @cached_property
+    def sorted_times(self) -> list[int]:
+        """Of all packets, once they are added."""
+        return sorted(self.times)
 
     @property
     def start(self) -> float:
-        return seconds(self._stream, min(self.times))
+        return seconds(self._stream, self.sorted_times[0])
 
     @property
     def end(self) -> float:
-        return seconds(self._stream, self._end)
+        return seconds(self._stream, max(map(add, self.times, self._durations)))
 
     @property
     def declared_end(self) -> float | None:
@@ -168,7 +190,7 @@ class _Track:
     @property
     def largest_gap(self) -> float:
         """From the start of one packet to that of the next."""
-        times = sorted(self.times)
+        times = self.sorted_times
         return seconds(self._stream, max(map(sub, times[1:], times), default=0))
 
 
@@ -213,11 +235,10 @@ class _Picture(_Track):
     @property
     def mean_rate(self) -> float | None:
         """Frames per second; None for a single frame."""
-        times = sorted(self.times)
         # AVI keeps no times of showing, and those that FFmpeg makes up are wrong at the ends.
-        times = times[1:-1] if len(times) > 3 else times
-        span = seconds(self.stream, times[-1] - times[0])
-        return (len(times) - 1) / span if span else None
+        first, last = (1, len(self.times) - 2) if len(self.times) > 3 else (0, len(self.times) - 1)
+        span = seconds(self.stream, self.sorted_times[last] - self.sorted_times[first])
+        return (last - first) / span if span else None
 
     @property
     def frame_rate(self) -> float | None:
@@ -235,7 +256,9 @@ class _Picture(_Track):
 class _Sound(_Track):
     def __init__(self, stream: AudioStream) -> None:
         self.codec = codec_name(stream)
-        super().__init__(stream, AacPayload() if self.codec == "aac" else Payload())
+        # AAC with a description of itself in the header of its track has none in its packets.
+        framed = self.codec == "aac" and not stream.codec_context.extradata
+        super().__init__(stream, AacPayload() if framed else Payload())
         self.stream = stream
 
     @property
@@ -281,15 +304,15 @@ def _check_whole(
 ) -> None:
     """Refuse a file that was cut off, judging by `media`, and by `every` track where need be."""
     name = container.format.name
-    ends: list[tuple[float, float, float]] = []
+    ends: list[tuple[list[_Track], float, float]] = []
     if name in _DECLARING:
-        ends = [(t.end, t.declared_end, t.largest_gap) for t in media if t.declared_end]
+        ends = [([t], t.end, t.declared_end) for t in media if t.declared_end]
         if not ends and container.duration:
             # Any stream may be the one that lasts as long as the file, even subtitles.
-            gap = max(track.largest_gap for track in every)
-            ends = [(max(track.end for track in every), container.duration / 1_000_000, gap)]
-    for end, declared, gap in ends:
-        if end < declared - max(0.5, declared / 100, gap):
+            ends = [(every, max(track.end for track in every), container.duration / 1_000_000)]
+    for tracks, end, declared in ends:
+        missing = declared - end
+        if missing > max(0.5, declared / 100) and missing > max(t.largest_gap for t in tracks):
             sentence = f"truncated: packets end at {end:.2f} s of the {declared:.2f} s declared"
             raise MediaError(words.after(sentence, name))
     for track in media:
