@@ -122,11 +122,10 @@ def _mx(home: Home, *arguments: str) -> str:
     return done.stdout
 
 
-def test_metaxys_own_command_sees_the_features(home: Home) -> None:
+def _metaxys_own_command_sees_the_features(home: Home) -> None:
     listed = _mx(home, "list", "features")
     assert all(f"clips/{name}" in listed for name in ASSETS)
     assert "clips/brightness" in _mx(home, "graph", "render")
-    home.launch()
     _mx(home, "push")
     status = json.loads(_mx(home, "metadata", "status", "--all-features", "--format", "json"))
     features = status["features"]
@@ -139,6 +138,7 @@ def test_what_is_recomputed(home: Home) -> None:
     assert first["videos"] == first["frames"] == (3, 0, 0, 0)
     assert first["audio"] == first["loudness"] == (2, 0, 0, 0)
     assert first["brightness"] == (29, 0, 0, 0)
+    _metaxys_own_command_sees_the_features(home)
 
     # The soundtrack of one clip, its picture packets untouched.
     portrait = home.root / "clips/portrait.mp4"
@@ -153,9 +153,7 @@ def test_what_is_recomputed(home: Home) -> None:
     (home.root / "clips").rename(home.root / "moved")
     yaml = home.root / "src/demo/defs/clips/defs.yaml"
     yaml.write_text(yaml.read_text().replace("source: clips", "source: moved"))
-    assert home.launch() == NOTHING
-
-    # Corrupt files among them.
+    # And corrupt files among them.
     (home.root / "moved/empty.mp4").touch()
     media_tools.faststart(CLIPS / "portrait.mp4", home.root / "whole.mp4")
     media_tools.truncate(home.root / "whole.mp4", home.root / "moved/half.mp4", 0.5)
