@@ -24,7 +24,8 @@ pytestmark = pytest.mark.e2e
 REPOSITORY = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 DUB = REPOSITORY / "tests/media/dub.wav"
-ASSETS = ("videos", "frames", "brightness", "audio", "loudness")
+PICTURE = ("frames", "scenes", "quality", "contact_sheet")
+ASSETS = ("videos", *PICTURE, "brightness", "audio", "loudness")
 NOTHING = dict.fromkeys(ASSETS, (0, 0, 0, 0))
 
 
@@ -135,7 +136,7 @@ def _metaxys_own_command_sees_the_features(home: Home) -> None:
 
 def test_what_is_recomputed(home: Home) -> None:
     first = home.launch()
-    assert first["videos"] == first["frames"] == (3, 0, 0, 0)
+    assert {first[name] for name in ("videos", *PICTURE)} == {(3, 0, 0, 0)}
     assert first["audio"] == first["loudness"] == (2, 0, 0, 0)
     assert first["brightness"] == (29, 0, 0, 0)
     _metaxys_own_command_sees_the_features(home)
@@ -246,4 +247,4 @@ def test_dg_dev_serves_the_graph(home: Home, served: str) -> None:
         assert node["groupName"] == "clips"
         assert "metaxy" in node["kinds"]
     partitioned = {n["assetKey"]["path"][-1] for n in nodes if n["partitionDefinition"]}
-    assert partitioned == {"videos", "frames", "audio"}
+    assert partitioned == {"videos", *PICTURE, "audio"}
