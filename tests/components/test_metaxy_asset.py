@@ -7,6 +7,8 @@ import metaxy as mx
 import pytest
 from projects import Project, load_error
 
+from dagster_metaxy import extras
+
 YAML = """
     type: dagster_metaxy.MetaxyAssetComponent
     attributes:
@@ -270,11 +272,11 @@ def test_a_bug_in_the_compute_has_its_place_and_its_traceback_once(
 
 
 def test_missing_extra(sizes: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    import dagster_metaxy.components.partitioned_video.component as component
-
-    monkeypatch.setattr(component, "find_spec", lambda name: None if name == "av" else object())
+    monkeypatch.setattr(extras, "find_spec", lambda name: None if name == "av" else object())
     text = load_error(sizes)
-    assert "reading videos needs av: pip install 'dagster-metaxy[video]'" in text
+    assert (
+        "reading videos needs av, which is not installed: pip install 'dagster-metaxy[video]'"
+    ) in text
     assert "clips/defs.yaml" in text
 
 

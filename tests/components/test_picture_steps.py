@@ -112,8 +112,16 @@ def test_near_duplicates(project: Project) -> None:
     assert (pairs["videos"], pairs["video_ids"]) == (2, [])
 
 
-def test_what_it_is_made_from_must_be_there(project: Project) -> None:
+def test_what_steps_are_made_from_must_be_there(project: Project) -> None:
     project.add_clips(names=("bikes",))
-    project.write("clips/defs.yaml", f"{YAML}    - near_duplicates\n")
-    error = load_error(project)
-    assert "made from a step of the type 'fingerprint'" in error
+    # In another order than they are computed.
+    steps = ("near_duplicates", "frames", "{type: clips, scenes: frames}", "{type: frames}")
+    project.write("clips/defs.yaml", YAML + "".join(f"    - {step}\n" for step in steps))
+    first, also = load_error(project).split("Also wrong:")
+    assert "defs.yaml:9:7: the step 'frames' is there twice" in first
+    duplicates, clips = also.strip().splitlines()[:2]
+    assert "defs.yaml:6:7: the step 'near_duplicates' is made from a step of the type" in duplicates
+    assert (
+        "defs.yaml:8:29: the step 'clips' is made from a step of the type 'scenes' that is called"
+        " 'frames', and there is none"
+    ) in clips

@@ -7,7 +7,6 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from graphlib import TopologicalSorter
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -24,6 +23,7 @@ from dagster_metaxy.components.partitioned_video.sources import (
     AnySource,
     CacheModel,
 )
+from dagster_metaxy.declare.errors import LocatedError, with_others
 from dagster_metaxy.declare.feature import Feature
 from dagster_metaxy.declare.partitions import (
     VIDEO_PARTITIONS_SCHEMA,
@@ -36,7 +36,7 @@ from dagster_metaxy.declare.schema import model_schema, one_of, plain, structure
 from dagster_metaxy.discovery.sensor import build_sensor
 from dagster_metaxy.discovery.videos import Videos, videos_feature
 from dagster_metaxy.engines import Engine
-from dagster_metaxy.extras import MissingExtra
+from dagster_metaxy.extras import MissingExtra, require
 from dagster_metaxy.increment.artifacts import root_of
 from dagster_metaxy.increment.compute import Compute
 from dagster_metaxy.increment.update import Update
@@ -175,30 +175,6 @@ class PartitionedVideoComponent(FeatureComponent):
             return steps
         return [{"type": step} if isinstance(step, str) else step for step in steps]
 
-    @field_validator("steps")
-    @classmethod
-    def _check_steps(cls, steps: list[AnyStep]) -> list[AnyStep]:
-        names = [step.feature_name for step in steps]
-        if twice := [name for name in names if names.count(name) > 1]:
-            raise ValueError(
-                f"the step {twice[0]!r} is there twice: give one of them another `name`"
-            )
-        named = {step.feature_name: step for step in steps}
-        inputs: dict[str, list[str]] = {name: [] for name in named}
-        for step in steps:
-            for parameter, wanted in step.inputs.items():
-                name = getattr(step, parameter)
-                if name is None:  # one that it can do without
-                    continue
-                inputs[step.feature_name].append(name)
-                if name not in named or named[name].type != wanted:
-                    raise ValueError(
-                        f"the step {step.feature_name!r} is made from a step of the type {wanted!r}"
-                        f" that is called {name!r}, and there is none: add it to steps, or name"
-                        f" another one in `{parameter}`"
-                    )
-        return [named[name] for name in TopologicalSorter(inputs).static_order()]
-
     @field_validator("feature_prefix")
     @classmethod
     def _check_prefix(cls, prefix: str) -> str:
@@ -235,12 +211,10 @@ class PartitionedVideoComponent(FeatureComponent):
 
     def feature_assets(self, project_root: Path) -> Sequence[FeatureAsset]:
         """The root feature and a feature for each step."""
-        if missing := [
-            name for name in ("av", "PIL", "xxhash", "numpy") if find_spec(name) is None
-        ]:
-            raise self.error(
-                f"reading videos needs {', '.join(missing)}: pip install 'dagster-metaxy[video]'"
-            )
+        try:
+            require("reading videos", Step.extra, "av", "PIL", "xxhash", "numpy")
+        except MissingExtra as error:
+            raise self.error(str(error)) from None
         partitioning = video_partitioning(
             lambda message, *path: self.error(message, "partitions", *path),
             self.partitions,
@@ -301,21 +275,43 @@ class PartitionedVideoComponent(FeatureComponent):
         return [videos, *step_assets()]
 
     def _ready_steps(self, project_root: Path) -> Sequence[Step]:
-        """The steps, whose packages and models are there."""
-        steps, missing = [declared.below(project_root) for declared in self.steps], {}
-        for index, step in enumerate(steps):
+        """The steps, whose packages and models are there, each after those that it is made from."""
+        named: dict[str, Step] = {}
+        inputs: dict[str, list[str]] = {}
+        wrong: list[LocatedError] = []
+        missing: dict[int, MissingExtra] = {}
+        for index, declared in enumerate(self.steps):
+            step, name = declared.below(project_root), declared.feature_name
+            if name in named:
+                what = f"the step {name!r} is there twice: give one of them another `name`"
+                wrong.append(self.error(what, "steps", index))
+            named[name] = step
             try:
                 step.check_installed()
             except MissingExtra as error:
                 missing[index] = error
             except ModelError as error:
-                what = f"the step {step.feature_name!r}: {error}"
-                raise self.error(what, "steps", index) from None
+                wrong.append(self.error(f"the step {name!r}: {error}", "steps", index))
+        for index, step in enumerate(self.steps):
+            given = {key: getattr(step, key) for key in step.inputs}
+            # Some it can do without.
+            inputs[step.feature_name] = [name for name in given.values() if name is not None]
+            for key, name in given.items():
+                wanted = step.inputs[key]
+                if name is not None and (name not in named or named[name].type != wanted):
+                    what = (
+                        f"the step {step.feature_name!r} is made from a step of the type {wanted!r}"
+                        f" that is called {name!r}, and there is none: add it to steps, or name"
+                        f" another one in `{key}`"
+                    )
+                    wrong.append(self.error(what, "steps", index, key))
         if missing:
             # All at once: one command installs them.
             needs = [need for error in missing.values() for need in error.needs]
-            raise self.error(str(MissingExtra(*needs)), "steps", min(missing))
-        return steps
+            wrong.append(self.error(str(MissingExtra(*needs)), "steps", min(missing)))
+        if wrong:
+            raise with_others(wrong[0], wrong[1:])
+        return [named[name] for name in TopologicalSorter(inputs).static_order()]
 
     def _seeing(self, feature: Feature, partitioning: Partitioning) -> Feature:
         """`feature`, whose compute sees the column of the videos that partitions are found by."""
