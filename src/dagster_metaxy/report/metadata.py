@@ -15,8 +15,8 @@ from dagster_metaxy.declare.words import counted
 from dagster_metaxy.increment.outcome import Counts, FailedSample, Outcome
 from dagster_metaxy.increment.plan import NEW, Plan
 from dagster_metaxy.increment.store import is_system, opened, scan
-from dagster_metaxy.report.previews import Preview, rounded
-from dagster_metaxy.report.tables import metadata_table
+from dagster_metaxy.report.previews import Preview
+from dagster_metaxy.report.tables import metadata_table, rounded
 
 if TYPE_CHECKING:
     import metaxy as mx

@@ -1,4 +1,4 @@
-"""What a person wants to see of a feature: pictures, curves, and how values are spread.
+"""What a person wants to see of the rows of a feature: pictures, curves, and how values are spread.
 
 Each is a small image inside Markdown, so that Dagster's UI shows it without any server of ours: at once
 where the Markdown has less than 1,000 characters, as that of a histogram, else at a click.
@@ -6,21 +6,18 @@ where the Markdown has less than 1,000 characters, as that of a histogram, else 
 
 from __future__ import annotations
 
-import base64
-import io
 import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from html import escape
 from typing import TYPE_CHECKING, Any, ClassVar
-from urllib.parse import quote
 
 from typing_extensions import Self
 
 from dagster_metaxy import locations
+from dagster_metaxy.report import drawings
 
 if TYPE_CHECKING:
     import dagster as dg
@@ -29,23 +26,14 @@ if TYPE_CHECKING:
 
 _LARGEST = 60_000
 """Bytes of a picture in the metadata; Dagster keeps it with every materialization."""
-_SHEET_WIDTH, _LABEL, _GAP = 960, 14, 6
 _BRIEF_IMAGES, _BRIEF_LARGEST = 6, 15_000
 """Images, and bytes of the picture, of one partition: a run may tell of many."""
 _ITEMS, _BEST, _KINDS, _LINES = 100, 30, 20, 8
 _VIDEOS_READ, _CHARACTERS_READ = 5, 4_000
-_EXPANDED = 1_000
-"""Characters of Markdown that Dagster's UI shows without a click."""
 _EVERY = 1_000_000
 """Rows that are enough for all of any collection of videos."""
-_COLORS = ("royalblue", "orange", "tomato", "teal", "orchid", "sienna")
-_WIDTH, _HEIGHT, _MARGIN, _NAMES = 360, 150, 48, 100
-"""Pixels of a drawing, which the UI cuts where it is wider than its column."""
-_BARS = 24
 _NAMED_BARS = 12
 """So many values at most are shown one by one, with the names of their samples."""
-_PLAIN = " ='/:,.-()"
-"""What needs no escape in the URL of a drawing."""
 
 
 @dataclass(frozen=True)
@@ -169,7 +157,8 @@ class Images(Preview):
         if is_cut or len(shown) < rows.height:
             of = f"the newest {rows.height}" if is_cut else rows.height
             left_out = f"\n\n{len(shown)} of {of} pictures"
-        return _picture(_sheet(shown, self.size, self.largest), left_out)
+        sheet = drawings.sheet(shown, self.size, self.largest)
+        return _markdown(drawings.of_jpeg(sheet) + left_out)
 
     def small(self, file: Any, row: Mapping[str, Any]) -> Image:
         """A file as a small image.
@@ -248,7 +237,7 @@ class Boxes(Images):
             left, top, right, bottom = (value * scale for value in corners)
             draw.rectangle((left, top, max(left, right), max(top, bottom)), outline="red", width=2)
             if self.text:
-                draw.text((left, max(0.0, top - _LABEL)), row[self.text][index], "red")
+                draw.text((left, max(0.0, top - drawings.LABEL)), row[self.text][index], "red")
         return image
 
 
@@ -264,7 +253,7 @@ class Curves(Preview):
     low: float | None = None
     high: float | None = None
 
-    most_rows: ClassVar[int] = len(_COLORS)
+    most_rows: ClassVar[int] = len(drawings.COLORS)
 
     def show(self, rows: pl.DataFrame, ids: Sequence[str]) -> dg.MetadataValue | None:
         """A plot."""
@@ -280,7 +269,7 @@ class Curves(Preview):
         if not lines:
             return _markdown(_escaped(short)) if short else None
         label = self.unit or self.column.removesuffix("_curve").replace("_", " ")
-        return _drawing(_plot(lines, label, self.low, self.high, short))
+        return _markdown(drawings.of_svg(drawings.plot(lines, label, self.low, self.high, short)))
 
 
 class Histogram(Preview):
@@ -301,10 +290,11 @@ class Histogram(Preview):
         if len(named) < 2:
             return None
         if len(named) <= _NAMED_BARS:
-            return _drawing(_named_bars(named, self.unit))
+            return _markdown(drawings.of_svg(drawings.named_bars(named, self.unit)))
         # Ids are called after what they count: `video_id`, `face_index`.
         what = re.sub("_(id|index)$", "", ids[-1]) if ids else "sample"
-        return _drawing(_bars([value for _, value in named], self.unit, f"{what}s"))
+        values = [value for _, value in named]
+        return _markdown(drawings.of_svg(drawings.bars(values, self.unit, f"{what}s")))
 
 
 @dataclass(frozen=True)
@@ -364,7 +354,7 @@ class Timeline(Preview):
             name = str(row[ids[0]])
             if name in lines or len(lines) < _LINES:
                 lines.setdefault(name, []).append((row[self.column], row[self.end]))
-        return _drawing(_stretches(lines)) if lines else None
+        return _markdown(drawings.of_svg(drawings.stretches(lines))) if lines else None
 
 
 @dataclass(frozen=True)
@@ -384,7 +374,7 @@ class Best(Preview):
 
     def show(self, rows: pl.DataFrame, ids: Sequence[str]) -> dg.MetadataValue | None:
         """A table."""
-        from dagster_metaxy.report.tables import metadata_table
+        from dagster_metaxy.report.tables import metadata_table, rounded
 
         shown = [*ids[:-1], *self.columns]
         best = rows.sort(self.score, descending=True, nulls_last=True, maintain_order=True)
@@ -496,20 +486,6 @@ def _named(row: Mapping[str, Any], ids: Sequence[str]) -> str:
     return " ".join(str(row[c]) for c in ids)
 
 
-def rounded(rows: pl.DataFrame) -> pl.DataFrame:
-    """Rows whose floats have four digits that count, or those before the point."""
-    import polars as pl
-    import polars.selectors as cs
-
-    def short(value: pl.Expr) -> pl.Expr:
-        return pl.when(value.abs() < 1_000).then(value.round_sig_figs(4)).otherwise(value.round(0))
-
-    lists = [n for n, t in rows.schema.items() if t in (pl.List(pl.Float64), pl.List(pl.Float32))]
-    return rows.with_columns(
-        short(cs.float()), *(pl.col(name).list.eval(short(pl.element())) for name in lists)
-    )
-
-
 def _evenly(count: int, most: int) -> list[int]:
     """At most so many of the numbers below `count`, evenly spaced."""
     return (
@@ -541,232 +517,8 @@ def _escaped(text: str) -> str:
     return re.sub(r"([\\`*_\[\]<>#|~&$!])", r"\\\1", text)
 
 
-def _picture(jpeg: bytes, below: str = "") -> dg.MetadataValue:
-    return _markdown(f"![](data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}){below}")
-
-
-def _drawing(svg: str) -> dg.MetadataValue:
-    return _markdown(_embedded(svg))
-
-
-def _embedded(svg: str) -> str:
-    # Shorter than in base 64.
-    return f"![](<data:image/svg+xml,{quote(svg, safe=_PLAIN)}>)"
-
-
 def _markdown(text: str) -> dg.MetadataValue:
     # Not at the top: a worker process that computes a step has no use for Dagster.
     import dagster as dg
 
     return dg.MetadataValue.md(text)
-
-
-def _sheet(shown: Sequence[tuple[Image, str]], size: int, largest: int) -> bytes:
-    """Images in rows, with a name below each, as a JPEG of at most so many bytes."""
-    from PIL import Image, ImageDraw
-
-    columns = max(1, min(_SHEET_WIDTH // size, len(shown)))
-    lines = [shown[begin : begin + columns] for begin in range(0, len(shown), columns)]
-    heights = [max(image.height for image, _ in line) + _LABEL for line in lines]
-    sheet = Image.new(
-        "RGB",
-        (columns * (size + _GAP) - _GAP, sum(heights) + (len(lines) - 1) * _GAP),
-        "white",
-    )
-    draw = ImageDraw.Draw(sheet)
-    fits = size // 6 - 1
-    top = 0
-    for line, height in zip(lines, heights, strict=True):
-        for index, (image, name) in enumerate(line):
-            left = index * (size + _GAP) + (size - image.width) // 2
-            sheet.paste(image, (left, top))
-            text = name if len(name) <= fits else f"...{name[3 - fits :]}"
-            wide = draw.textlength(text)
-            # Below its picture, and as far to the left as it must be to end within the column.
-            left = min(left, (index + 1) * (size + _GAP) - _GAP - int(wide))
-            draw.text((left, top + image.height + 1), text, "black")
-        top += height + _GAP
-    data = b""
-    for quality, reduced in ((75, 1), (55, 1), (35, 1), (55, 2), (35, 2), (15, 4)):
-        file = io.BytesIO()
-        sheet.reduce(reduced).save(file, "JPEG", quality=quality)
-        data = file.getvalue()
-        if len(data) <= largest:
-            break
-    return data
-
-
-def _number(value: float) -> str:
-    return f"{value:.4g}"
-
-
-def _cut(name: str, longest: int) -> str:
-    return name if len(name) <= longest else f"{name[: longest - 3]}..."
-
-
-def _svg(height: int, fill: str, content: str) -> str:
-    return (
-        f"<svg xmlns='http://www.w3.org/2000/svg' width='{_WIDTH}' height='{height}'"
-        f" font-family='Arial' font-size='11' fill='{fill}'>{content}</svg>"
-    )
-
-
-def _frame(
-    low: float, high: float, left: str, right: str, label: str, content: str, legend: int = 0
-) -> str:
-    """A drawing with axes.
-
-    Args:
-        low: The value at the bottom.
-        high: At the top.
-        left: What the left end of the horizontal axis is.
-        right: What its right end is.
-        label: What the vertical one is.
-        content: Elements between the axes, and those of the legend.
-        legend: How high the legend is.
-    """
-    x, y, below = _MARGIN, _HEIGHT - 20, _HEIGHT - 6
-    return _svg(
-        _HEIGHT + legend,
-        "gray",
-        f"<path d='M{x} 8V{y}H{_WIDTH}' fill='none' stroke='gray'/>"
-        f"<text x='{x}' y='{below}'>{escape(left)}</text>"
-        f"<text transform='rotate(-90)' x='-{y // 2}' y='11' text-anchor='middle'>{escape(label)}</text>"
-        f"<g text-anchor='end'><text x='{x - 4}' y='16'>{_number(high)}</text>"
-        f"<text x='{x - 4}' y='{y}'>{_number(low)}</text>"
-        f"<text x='{_WIDTH}' y='{below}'>{escape(right)}</text></g>{content}",
-    )
-
-
-def _plot(
-    lines: Sequence[tuple[str, Sequence[float]]],
-    label: str,
-    low: float | None,
-    high: float | None,
-    below: str,
-) -> str:
-    """Lines over seconds.
-
-    Args:
-        lines: Names and values.
-        label: What the values are.
-        low: The value at the bottom; the least if None.
-        high: The value at the top; the greatest if None.
-        below: What is said below the legend.
-    """
-    low = min(min(values) for _, values in lines) if low is None else low
-    high = max(max(values) for _, values in lines) if high is None else high
-    longest = max(len(values) for _, values in lines)
-    span, bottom, wide = (high - low) or 1.0, _HEIGHT - 20, _WIDTH - _MARGIN
-    content = []
-    for index, (name, values) in enumerate(lines):
-        color = _COLORS[index % len(_COLORS)]
-        step = -(-len(values) // wide)  # no more points than there are pixels
-        points = [
-            (
-                round(_MARGIN + wide * at / max(1, longest - 1)),
-                round(bottom - (bottom - 10) * (value - low) / span),
-            )
-            for at, value in list(enumerate(values))[::step]
-        ]
-        if len(points) == 1:
-            # Where a line would begin, but clear of the axis.
-            ((_, height),) = points
-            content.append(f"<circle cx='{_MARGIN + 4}' cy='{height}' r='4' fill='{color}'/>")
-        else:
-            along = " ".join(f"{x},{y}" for x, y in points)
-            content.append(
-                f"<polyline points='{along}' fill='none' stroke='{color}' stroke-width='2'/>"
-            )
-        content.append(
-            f"<text x='{_MARGIN + index % 3 * wide // 3}' y='{_HEIGHT + 10 + index // 3 * 14}'"
-            f" fill='{color}'>{escape(_cut(name, 20))}</text>"
-        )
-    legend = -(-len(lines) // 3) * 14
-    if below:
-        legend += 14
-        content.append(
-            f"<text x='{_MARGIN}' y='{_HEIGHT + legend - 4}'>{escape(_cut(below, 64))}</text>"
-        )
-    return _frame(low, high, "0 s", f"{longest} s", label, "".join(content), legend)
-
-
-def _stretches(lines: Mapping[str, Sequence[tuple[float, float]]]) -> str:
-    """Bars over seconds, a line of them for each name."""
-    last = max(end for stretches in lines.values() for _, end in stretches) or 1.0
-    left, high, wide = _NAMES, 16, _WIDTH - _NAMES
-    drawn = []
-    for line, (name, stretches) in enumerate(lines.items()):
-        top = line * (high + 6) + 4
-        # Neighbours in other shades, to be told apart; those of one pixel, once.
-        bars: tuple[dict[str, None], dict[str, None]] = ({}, {})
-        for index, (start, end) in enumerate(stretches):
-            begin, length = wide * start / last, wide * (end - start) / last
-            bars[index % 2][
-                f"M{left + begin:.0f} {top}h{max(1, length):.0f}v{high}h-{max(1, length):.0f}z"
-            ] = None
-        drawn += [
-            f"<path d='{''.join(path)}' opacity='{1 - 0.4 * shade}'/>"
-            for shade, path in enumerate(bars)
-            if path
-        ]
-        drawn.append(f"<text x='0' y='{top + 12}' fill='gray'>{escape(_cut(name, 16))}</text>")
-    below = len(lines) * (high + 6) + 16
-    return _svg(
-        below + 4,
-        _COLORS[0],
-        f"{''.join(drawn)}<g fill='gray'><text x='{left}' y='{below}'>0 s</text>"
-        f"<text x='{_WIDTH}' y='{below}' text-anchor='end'>{_number(last)} s</text></g>",
-    )
-
-
-def _named_bars(values: Sequence[tuple[str, float]], unit: str) -> str:
-    """A bar from 0 for each value, with its name; names are as long as the UI shows at once.
-
-    Where all are less than 0, as decibels, bars begin somewhat below the least: the more, the longer.
-    """
-    low, high = min(v for _, v in values), max(v for _, v in values)
-    start = low - (0.1 * (high - low) or 1) if high < 0 else 0.0
-    low, high = min(low, start), max(high, start)
-    left, wide = 170, _WIDTH - 180
-    zero, *ends = (
-        round(left + wide * (value - low) / ((high - low) or 1))
-        for value in (start, *(v for _, v in values))
-    )
-    path = "".join(f"M{zero} {10 + i * 14}H{end}" for i, end in enumerate(ends))
-    svg = ""
-    for longest in (20, 14, 10, 6):
-        texts = "".join(
-            f"<text y='{14 + i * 14}'>"
-            # The unit once, to be short.
-            + escape(f"{_cut(name, longest)} {_number(value)} {'' if i else unit}".strip())
-            + "</text>"
-            for i, (name, value) in enumerate(values)
-        )
-        svg = _svg(
-            len(values) * 14 + 6,
-            "gray",
-            f"<path d='{path}' stroke='{_COLORS[0]}' stroke-width='10'/>{texts}",
-        )
-        if len(_embedded(svg)) < _EXPANDED:
-            break
-    return svg
-
-
-def _bars(values: Sequence[float], unit: str, counted: str) -> str:
-    """How many values are in each of equal parts of their range."""
-    low, high = min(values), max(values)
-    count = min(_BARS, math.ceil(math.sqrt(len(values)))) if high > low else 1
-    parts = [0] * count
-    for value in values:
-        parts[min(count - 1, int((value - low) / ((high - low) or 1) * count))] += 1
-    most, bottom = max(parts), _HEIGHT - 20
-    wide = (_WIDTH - _MARGIN) // count
-    bars = "".join(
-        f"M{_MARGIN + index * wide + 1} {bottom}v-{round((bottom - 10) * part / most)}h{wide - 2}V{bottom}"
-        for index, part in enumerate(parts)
-        if part
-    )
-    content = f"<path d='{bars}' fill='{_COLORS[0]}'/>"
-    left, right = (f"{_number(value)} {unit}".strip() for value in (low, high))
-    return _frame(0, most, left, right, counted, content)
