@@ -10,20 +10,22 @@ from typing import Any
 from urllib.parse import unquote
 
 import dagster as dg
+import media_tools
+import numpy as np
 import polars as pl
 import pytest
 from PIL import Image
-from projects import CLIPS, Project
+from projects import Project
 
 from dagster_metaxy.report.previews import (
     Best,
     Boxes,
     Curves,
-    FirstFrames,
     Histogram,
     Images,
     Kinds,
     Lists,
+    Posters,
     Preview,
     Timeline,
     Total,
@@ -117,9 +119,41 @@ def test_pictures_that_are_gone_are_left_out(tmp_path: Path) -> None:
     assert Images("path").show(rows, IDS) is None
 
 
-def test_first_frames_of_videos() -> None:
-    rows = pl.DataFrame({"video_id": ["bikes"], "path": [str(CLIPS / "bikes.mp4")]})
-    assert jpeg(FirstFrames("path").show(rows, ["video_id"])).size == (160, 68 + 14)
+class Counting(io.FileIO):
+    """A file that counts what is read of it."""
+
+    count = 0
+
+    def read(self, size: int | None = -1) -> bytes:
+        data = super().read(size) or b""
+        self.count += len(data)
+        return data
+
+
+def test_posters_are_from_near_the_start_of_videos(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+
+    def draw(index: int, width: int, height: int) -> np.ndarray:
+        # Brighter each second, and hard to make small.
+        return random.integers(0, 8 * (index // 2) + 2, (height, width, 3)).astype(np.uint8)
+
+    def video(seconds: int, width: int, height: int) -> Path:
+        path = tmp_path / f"{seconds}.mp4"
+        options = {"g": "2", "preset": "ultrafast"}
+        size = {"width": width, "height": height}
+        return media_tools.clip(
+            path, rate=2, frames=seconds * 2, draw=draw, options=options, **size
+        )
+
+    short, long = video(8, 160, 96), video(30, 640, 384)
+    for path, at in ((short, 2), (long, 5)):
+        rows = pl.DataFrame({"video_id": ["bright"], "path": [str(path)]})
+        sheet = jpeg(Posters("path").show(rows, ["video_id"]))
+        assert sheet.size == (160, 96 + 14)
+        assert np.asarray(sheet)[:96].mean() == pytest.approx(4 * at, abs=2)
+    with Counting(str(long)) as file:
+        Posters("path").small(file, {})
+        assert file.count < long.stat().st_size / 2
 
 
 def test_curves() -> None:

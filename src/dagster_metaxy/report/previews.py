@@ -177,16 +177,16 @@ class Images(Preview):
             return image.convert("RGB")
 
 
-class FirstFrames(Images):
-    """The first frames of the video files that a column names, as `Images` are shown."""
+class Posters(Images):
+    """A frame of each of the video files that a column names, as `Images` are shown."""
 
     def small(self, file: Any, row: Mapping[str, Any]) -> Image:
-        """The first frame of a file."""
+        """A frame from near the start of a file."""
         from PIL import Image
 
-        from dagster_metaxy.media.frames import first
+        from dagster_metaxy.media.frames import poster
 
-        return Image.fromarray(first(file, max_size=self.size))
+        return Image.fromarray(poster(file, max_size=self.size))
 
 
 @dataclass(frozen=True)
