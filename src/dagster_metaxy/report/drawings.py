@@ -38,12 +38,32 @@ def of_svg(svg: str) -> str:
     return f"![](<data:image/svg+xml,{quote(svg, safe=_PLAIN)}>)"
 
 
-def sheet(shown: Sequence[tuple[Image, str]], size: int, largest: int) -> bytes:
-    """Images in rows, with a name below each, as a JPEG of at most so many bytes."""
+Named = tuple["Image", str]
+"""An image, and what is written below it."""
+
+
+def in_lines(images: Sequence[Named], size: int) -> list[Sequence[Named]]:
+    """Images in lines that are as long as a sheet is wide.
+
+    Args:
+        images: In their order.
+        size: Their longest edge in pixels.
+    """
+    columns = max(1, _SHEET_WIDTH // size)
+    return [images[begin : begin + columns] for begin in range(0, len(images), columns)]
+
+
+def sheet(lines: Sequence[Sequence[Named]], size: int, largest: int) -> bytes:
+    """Lines of images, with what is written below each, as a JPEG.
+
+    Args:
+        lines: Each with one image at least.
+        size: Their longest edge in pixels.
+        largest: Bytes at most.
+    """
     from PIL import Image, ImageDraw
 
-    columns = max(1, min(_SHEET_WIDTH // size, len(shown)))
-    lines = [shown[begin : begin + columns] for begin in range(0, len(shown), columns)]
+    columns = max(map(len, lines))
     heights = [max(image.height for image, _ in line) + LABEL for line in lines]
     sheet = Image.new(
         "RGB",

@@ -32,6 +32,8 @@ _ITEMS, _BEST, _KINDS, _LINES = 100, 30, 20, 8
 _VIDEOS_READ, _CHARACTERS_READ = 5, 4_000
 _EVERY = 1_000_000
 """Rows that are enough for all of any collection of videos."""
+_APART = 10.0
+"""Seconds between frames of a video that may show something else."""
 _NAMED_BARS = 12
 """So many values at most are shown one by one, with the names of their samples."""
 
@@ -66,6 +68,15 @@ class Preview(ABC):
     def upstream_columns(self) -> Sequence[str]:
         """Columns of the feature that this one is computed from, which it is made from, too."""
         return ()
+
+    @property
+    def upstream_ids(self) -> Sequence[str]:
+        """What names a row of that feature; if empty, the columns that name a row of this one."""
+        return ()
+
+    def of_upstream(self, rows: pl.DataFrame) -> pl.DataFrame:
+        """Rows, each of one of that feature, to which its columns are then added."""
+        return rows
 
     def brief(self) -> Self:
         """The same with less of it, as for one partition of many."""
@@ -135,6 +146,32 @@ class Images(Preview):
         """
         if rows.is_empty():
             return None
+        chosen = _spread(rows, ids[0], self.most).to_dicts()
+        shown = [
+            (image, self.name(row, ids))
+            for row, image in zip(chosen, self.images(chosen), strict=True)
+            if image is not None
+        ]
+        if not shown:
+            return None
+        left_out = ""
+        if is_cut or len(shown) < rows.height:
+            of = f"the newest {rows.height}" if is_cut else rows.height
+            left_out = f"\n\n{len(shown)} of {of} pictures"
+        return self.lines(drawings.in_lines(shown, self.size), left_out)
+
+    def lines(self, lines: Sequence[Sequence[drawings.Named]], below: str) -> dg.MetadataValue:
+        """A sheet of lines of images, and Markdown below it."""
+        return _markdown(drawings.of_jpeg(drawings.sheet(lines, self.size, self.largest)) + below)
+
+    def name(self, row: Mapping[str, Any], ids: Sequence[str]) -> str:
+        """What the image of a row is called."""
+        if not self.time:
+            return _named(row, ids)
+        return f"{_named(row, ids[:-1] or ids)} {_clock(row[self.time])}"
+
+    def images(self, rows: Sequence[Mapping[str, Any]]) -> list[Image | None]:
+        """The small images of rows; None for each that cannot be read."""
 
         def image_of(row: Mapping[str, Any]) -> Image | None:
             try:
@@ -142,23 +179,8 @@ class Images(Preview):
             except Exception:  # whatever it is, it is no reason to fail
                 return None
 
-        named = ids[:-1] if self.time and len(ids) > 1 else ids
-        chosen = _spread(rows, ids[0], self.most).to_dicts()
         with ThreadPoolExecutor(8) as pool:  # files may be remote
-            images = [*pool.map(image_of, chosen)]
-        shown = []
-        for row, image in zip(chosen, images, strict=True):
-            if image is not None:
-                at = f" {_clock(row[self.time])}" if self.time else ""
-                shown.append((image, f"{_named(row, named)}{at}"))
-        if not shown:
-            return None
-        left_out = ""
-        if is_cut or len(shown) < rows.height:
-            of = f"the newest {rows.height}" if is_cut else rows.height
-            left_out = f"\n\n{len(shown)} of {of} pictures"
-        sheet = drawings.sheet(shown, self.size, self.largest)
-        return _markdown(drawings.of_jpeg(sheet) + left_out)
+            return [*pool.map(image_of, rows)]
 
     def small(self, file: Any, row: Mapping[str, Any]) -> Image:
         """A file as a small image.
@@ -239,6 +261,153 @@ class Boxes(Images):
             if self.text:
                 draw.text((left, max(0.0, top - drawings.LABEL)), row[self.text][index], "red")
         return image
+
+
+@dataclass(frozen=True)
+class Pairs(Images):
+    """Pictures of both videos of some pairs side by side: of nearer pairs, and of less near ones.
+
+    Lists in one row say which pairs there are; the image files are those of the upstream feature.
+
+    Attributes:
+        first: The column of the one video of each pair.
+        second: The column of the other one.
+        distance: The column of how far they are from each other.
+    """
+
+    column: str = "path"
+    size: int = 480
+    most: int = 6
+    first: str = "video_ids"
+    second: str = "other_ids"
+    distance: str = "distances"
+
+    @property
+    def columns(self) -> Sequence[str]:
+        """The pairs."""
+        return (self.first, self.second, self.distance)
+
+    @property
+    def upstream_columns(self) -> Sequence[str]:
+        """The image file."""
+        return (self.column,)
+
+    @property
+    def upstream_ids(self) -> Sequence[str]:
+        """The video."""
+        return ("video_id",)
+
+    def of_upstream(self, rows: pl.DataFrame) -> pl.DataFrame:
+        """Two rows for each of the pairs that are shown."""
+        import polars as pl
+
+        pairs = rows.explode(self.columns).drop_nulls(self.columns)
+        pairs = pairs.sort(self.distance, maintain_order=True)
+        pairs = pairs[_evenly(pairs.height, self.most)].with_row_index("pair")
+        return pl.concat(pairs.with_columns(video_id=c) for c in (self.first, self.second))
+
+    def show(self, rows: pl.DataFrame, ids: Sequence[str]) -> dg.MetadataValue | None:
+        """A sheet, with a line for each pair."""
+        if rows.is_empty():
+            return None
+        videos = rows.unique("video_id").to_dicts()
+        images = dict(zip((v["video_id"] for v in videos), self.images(videos), strict=True))
+        lines = []
+        for row in rows.unique("pair").sort("pair").iter_rows(named=True):
+            one, other = images.get(row[self.first]), images.get(row[self.second])
+            if one is not None and other is not None:
+                distance = f"{row[self.distance]:.3g} {self.unit}".strip()
+                lines.append([(one, row[self.first]), (other, f"{row[self.second]}   {distance}")])
+        return self.lines(lines, "") if lines else None
+
+
+@dataclass(frozen=True)
+class Neighbours(Images):
+    """Some frames, each in a line with those whose vectors are nearest to its own.
+
+    The image files are those of the upstream feature. What is within 10 s of a frame of the line, in
+    the same video, is left out, since it shows the same.
+
+    Attributes:
+        vector: The column of vectors.
+        nearest: How many are shown beside each frame.
+    """
+
+    column: str = "path"
+    size: int = 200
+    most: int = 4
+    time: str = "time"
+    vector: str = "embedding"
+    nearest: int = 3
+
+    most_rows: ClassVar[int] = 1_000
+
+    @property
+    def title(self) -> str:
+        """What Dagster shows it by."""
+        return "nearest neighbours"
+
+    @property
+    def columns(self) -> Sequence[str]:
+        """The vectors."""
+        return (self.vector,)
+
+    @property
+    def upstream_columns(self) -> Sequence[str]:
+        """The image file, and its time."""
+        return (self.column, self.time)
+
+    def brief(self) -> Self:
+        """A smaller sheet of fewer."""
+        return replace(super().brief(), most=2)
+
+    def show(self, rows: pl.DataFrame, ids: Sequence[str]) -> dg.MetadataValue | None:
+        """A sheet, with a line for each frame."""
+        import numpy as np
+        import polars as pl
+
+        if not (count := rows.height):
+            return None
+        lengths = pl.Series([len(vector or ()) for vector in rows[self.vector].to_list()])
+        rows = rows.filter(lengths == lengths.mode().max())  # others are of a former model
+        vectors = np.array(rows[self.vector].to_list(), np.float64)
+        norms = np.linalg.norm(vectors, axis=1)
+        has_direction = np.isfinite(norms) & (norms > 0)
+        rows = rows.drop(self.vector).filter(pl.Series(has_direction)).with_row_index("at")
+        if rows.is_empty():
+            return None
+        vectors = vectors[has_direction] / norms[has_direction, None]
+        frames = rows.to_dicts()
+        found: list[list[tuple[int, str]]] = []
+        for at in _spread(rows, ids[0], self.most)["at"]:
+            line = [(at, self.name(frames[at], ids))]
+            likeness = vectors @ vectors[at]
+            for other in np.argsort(-likeness, kind="stable").tolist():
+                if len(line) > self.nearest:
+                    break
+                if all(self._is_elsewhere(frames[other], frames[seen], ids) for seen, _ in line):
+                    name = f"{likeness[other]:.2f}  {self.name(frames[other], ids)}"
+                    line.append((other, name))
+            found.append(line)
+        wanted = sorted({at for line in found for at, _ in line})
+        images = dict(zip(wanted, self.images([frames[at] for at in wanted]), strict=True))
+        lines = []
+        for (query, name), *others in found:
+            near = [(image, text) for at, text in others if (image := images[at]) is not None]
+            if (image := images[query]) is not None and near:
+                lines.append([(image, name), *near])
+        if not lines:
+            return None
+        of = f"the newest {count}" if count >= self.most_rows else count
+        return self.lines(
+            lines, f"\n\nA frame, and the nearest of {of} by cosine similarity, in each line"
+        )
+
+    def _is_elsewhere(
+        self, one: Mapping[str, Any], other: Mapping[str, Any], ids: Sequence[str]
+    ) -> bool:
+        """Whether a frame is of another video than another one, or of another part of it."""
+        return one[ids[0]] != other[ids[0]] or abs(one[self.time] - other[self.time]) >= _APART
 
 
 @dataclass(frozen=True)
