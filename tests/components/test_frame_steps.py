@@ -74,7 +74,7 @@ def test_faces(project: Project) -> None:
 
 
 def test_embeddings(project: Project) -> None:
-    project.add_clips(names=("bikes",))
+    project.add_clips(names=("bikes", "portrait"))
     media_tools.pooling_model(project.root / "pooling.onnx")
     model = (
         "{type: embeddings, frames: pictures, model: pooling.onnx, output: 'Reshape:0',"
@@ -82,16 +82,17 @@ def test_embeddings(project: Project) -> None:
     )
     steps(project, model)
     project.run_job()
-    assert project.counts("clips/embeddings") == (2, 0, 0, 0)
+    assert project.counts("clips/embeddings") == (5, 0, 0, 0)
     vectors = project.rows("clips/embeddings")["embedding"].to_list()
-    assert [np.linalg.norm(vector) for vector in vectors] == pytest.approx([1, 1])
+    assert [np.linalg.norm(vector) for vector in vectors] == pytest.approx([1] * 5)
     assert len(vectors[0]) == 1024
+    assert "the nearest of 5 by" in project.metadata("clips/embeddings")["nearest neighbours"]
     # A picture that cannot be read is one failure; what is in a batch with it is computed.
     pictures = project.rows("clips/pictures").sort("frame_index")["path"]
     Path(pictures[1]).write_bytes(b"")
     steps(project, model.replace("dimension", "normalize: false, dimension"))
     project.run_job(raise_on_error=False)
-    assert project.counts("clips/embeddings") == (0, 2, 0, 1)
+    assert project.counts("clips/embeddings") == (0, 5, 0, 1)
     table = project.metadata("clips/embeddings")["failed samples"]
     assert "the picture can't be read" in table.records[0].data["message"]
     steps(project, model.replace("1024", "512"))

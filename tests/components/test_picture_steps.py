@@ -101,6 +101,11 @@ def test_near_duplicates(project: Project) -> None:
     assert (pairs["video_ids"], pairs["other_ids"]) == (["bikes"], ["copy"])
     assert (pairs["videos"], pairs["pairs"]) == (3, 1)
     assert pairs["distances"][0] < 4
+    with Image.open(project.rows("clips/fingerprint").filter(video_id="bikes")["path"][0]) as strip:
+        assert strip.size == (4 * 120, 51)
+    shown = project.metadata("clips/near_duplicates")
+    assert "image/jpeg" in shown["pictures"]
+    assert [record.data["video_ids"] for record in shown["distances"].records] == ["bikes"]
 
     # The pairs follow the videos, and are of no partition.
     assert project.green("clips/fingerprint") == {"bikes", "bigbuckbunny", "copy"}

@@ -5,25 +5,30 @@ from __future__ import annotations
 import base64
 import io
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
 import dagster as dg
+import media_tools
+import numpy as np
 import polars as pl
 import pytest
 from PIL import Image
-from projects import CLIPS, Project
+from projects import Project
 
 from dagster_metaxy.report.previews import (
     Best,
     Boxes,
     Curves,
-    FirstFrames,
     Histogram,
     Images,
     Kinds,
     Lists,
+    Neighbours,
+    Pairs,
+    Posters,
     Preview,
     Timeline,
     Total,
@@ -117,9 +122,147 @@ def test_pictures_that_are_gone_are_left_out(tmp_path: Path) -> None:
     assert Images("path").show(rows, IDS) is None
 
 
-def test_first_frames_of_videos() -> None:
-    rows = pl.DataFrame({"video_id": ["bikes"], "path": [str(CLIPS / "bikes.mp4")]})
-    assert jpeg(FirstFrames("path").show(rows, ["video_id"])).size == (160, 68 + 14)
+class Counting(io.FileIO):
+    """A file that counts what is read of it."""
+
+    count = 0
+
+    def read(self, size: int | None = -1) -> bytes:
+        data = super().read(size) or b""
+        self.count += len(data)
+        return data
+
+
+def test_posters_are_from_near_the_start_of_videos(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+
+    def draw(index: int, width: int, height: int) -> np.ndarray:
+        # Brighter each second, and hard to make small.
+        return random.integers(0, 8 * (index // 2) + 2, (height, width, 3)).astype(np.uint8)
+
+    def video(seconds: int, width: int, height: int) -> Path:
+        path = tmp_path / f"{seconds}.mp4"
+        options = {"g": "2", "preset": "ultrafast"}
+        size = {"width": width, "height": height}
+        return media_tools.clip(
+            path, rate=2, frames=seconds * 2, draw=draw, options=options, **size
+        )
+
+    short, long = video(8, 160, 96), video(30, 640, 384)
+    for path, at in ((short, 2), (long, 5)):
+        rows = pl.DataFrame({"video_id": ["bright"], "path": [str(path)]})
+        sheet = jpeg(Posters("path").show(rows, ["video_id"]))
+        assert sheet.size == (160, 96 + 14)
+        assert np.asarray(sheet)[:96].mean() == pytest.approx(4 * at, abs=2)
+    with Counting(str(long)) as file:
+        Posters("path").small(file, {})
+        assert file.count < long.stat().st_size / 2
+
+
+def plain(folder: Path, **colors: str) -> dict[str, str]:
+    """Paths of pictures of one colour each, wide ones."""
+    paths = {}
+    for name, color in colors.items():
+        paths[name] = str(folder / f"{name}.png")
+        Image.new("RGB", (480, 68), color).save(paths[name])
+    return paths
+
+
+def colors_of(sheet: Image.Image, size: int, height: int) -> list[list[str]]:
+    """The colours in the middles of pictures on a sheet, by lines, to the last picture."""
+    names = {(255, 0, 0): "red", (0, 128, 0): "green", (0, 0, 255): "blue", (0, 0, 0): "black"}
+    lines = []
+    for y in range(height // 2, sheet.height, height + 14 + 6):
+        line = []
+        for x in range(size // 2, sheet.width, size + 6):
+            pixel = np.asarray(sheet.getpixel((x, y)))
+            near = [name for color, name in names.items() if abs(pixel - color).max() < 12]
+            line += near or (["?"] if pixel.min() < 240 else [])
+        lines.append(line)
+    return lines
+
+
+def test_both_videos_of_a_pair_are_side_by_side(tmp_path: Path) -> None:
+    paths = plain(tmp_path, a="red", b="green", c="blue", gone="black")
+    Path(paths["gone"]).unlink()
+    row = pl.DataFrame(
+        {
+            "collection": ["all"],
+            "video_ids": [["b", "a", "a", "a"]],
+            "other_ids": [["c", "c", "gone", "b"]],
+            "distances": [[9.0, 3.0, 1.0, 0.5]],
+        }
+    )
+    preview = Pairs(unit="bits")
+    upstream = pl.DataFrame({"video_id": [*paths], "path": [*paths.values()]})
+
+    def sheet(preview: Pairs) -> list[list[str]]:
+        rows = preview.of_upstream(row).join(upstream, on=[*preview.upstream_ids])
+        return colors_of(jpeg(preview.show(rows, ["collection"])), 480, 68)
+
+    assert sheet(preview) == [["red", "green"], ["red", "blue"], ["green", "blue"]]
+    # Of many, near ones and less near ones.
+    assert sheet(replace(preview, most=2)) == [["green", "blue"]]
+    none = preview.of_upstream(row.with_columns(pl.col("^.*s$").list.head(0)))
+    assert none.is_empty()
+    assert preview.show(none, ["collection"]) is None
+
+
+def test_the_nearest_frames_are_beside_each(tmp_path: Path) -> None:
+    paths = plain(tmp_path, red="red", green="green", blue="blue", black="black")
+    near = [
+        # Vectors of other lengths than 1, with an angle in degrees.
+        ("a", 0, 0.0, "red", 0, 2.0),
+        ("a", 1, 9.0, "red", 1, 1.0),  # too soon after
+        ("a", 2, 30.0, "green", 20, 5.0),
+        ("b", 0, 0.0, "blue", 40, 1.0),
+        ("b", 1, 1.0, "black", 41, 1.0),
+        ("c", 0, 0.0, "black", 180, 3.0),
+    ]
+    rows = pl.DataFrame(
+        [
+            {
+                "video_id": video,
+                "frame_index": index,
+                "time": time,
+                "path": paths[color],
+                "embedding": [
+                    length * np.cos(np.radians(angle)),
+                    length * np.sin(np.radians(angle)),
+                ],
+            }
+            for video, index, time, color, angle, length in near
+        ]
+    )
+    preview = Neighbours(most=4, nearest=2)
+    named: list[list[str]] = []
+
+    class Told(Neighbours):
+        def lines(self, lines: Any, below: str) -> dg.MetadataValue:
+            named[:] = [[name for _, name in line] for line in lines]
+            return super().lines(lines, below)
+
+    shown = Told(most=3, nearest=2).show(rows, IDS)
+    assert named == [
+        ["a 0:09", "0.95  a 0:30", "0.78  b 0:00"],
+        ["b 0:01", "0.93  a 0:30", "0.77  a 0:09"],
+        ["c 0:00", "-0.75  b 0:01", "-0.94  a 0:30"],
+    ]
+    assert colors_of(jpeg(shown), 200, 28) == [
+        ["red", "green", "blue"],
+        ["black", "green", "red"],
+        ["black", "black", "green"],
+    ]
+    # Vectors that have no direction, and those of a former model, are near nothing.
+    odd = rows.head(3).with_columns(
+        embedding=pl.Series([[0.0, 0.0], [float("nan"), 1.0], [1.0]]), video_id=pl.lit("d")
+    )
+    again = Told(most=3, nearest=2).show(pl.concat([rows, odd]), IDS)
+    assert len(named) == 3
+    assert jpeg(again).size == jpeg(shown).size
+    assert preview.show(odd, IDS) is None
+    assert preview.show(rows.head(2), IDS) is None
+    assert preview.show(rows.head(0), IDS) is None
 
 
 def test_curves() -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from dagster_metaxy.media._container import Media
 from dagster_metaxy.media._picture import Picture, Pixels
@@ -16,6 +19,8 @@ FRAMES = 8
 """How many frames of a video are hashed."""
 
 _SIDE = 32
+_SMALL = 120
+"""Pixels of the longer edge of a frame that is written."""
 _BLOCK = 1 << 21
 """Pairs that are compared at once: 16 MB for each frame's hash."""
 
@@ -54,12 +59,12 @@ class Pair:
     """Bits, of 64, in which their hashes differ in the mean."""
 
 
-def take(media: Media) -> Fingerprint:
-    """The fingerprint of the video `media`.
+def take(media: Media, file: Path | str | None = None) -> Fingerprint:
+    """The fingerprint of the video `media`; see `Fingerprinter`.
 
     Raises `MediaError` if there is no picture, or what is looked at of it can't be decoded.
     """
-    return look(media, Fingerprinter)
+    return look(media, partial(Fingerprinter, file))
 
 
 def perceptual_hash(gray: Pixels) -> int:
@@ -73,9 +78,16 @@ def perceptual_hash(gray: Pixels) -> int:
 
 
 class Fingerprinter(Viewer[Fingerprint]):
-    """Hashes frames in the middles of parts of equal length, upright."""
+    """Hashes frames in the middles of parts of equal length, upright.
 
-    def __init__(self) -> None:
+    Args:
+        file: Where every other one of them is written, small, side by side, as a JPEG; nowhere if
+            left out.
+    """
+
+    def __init__(self, file: Path | str | None = None) -> None:
+        self._file = file
+        self._small: list[Pixels] = []
         self._hashes: list[str] = []
         self._duration = 0.0
 
@@ -85,8 +97,17 @@ class Fingerprinter(Viewer[Fingerprint]):
 
     def see(self, picture: Picture, time: float) -> None:
         self._hashes.append(f"{perceptual_hash(picture.gray(_SIDE, _SIDE)):016x}")
+        if self._file is not None and not len(self._hashes) % 2:
+            self._small.append(picture.rgb(_SMALL))
 
     def result(self, duration: float) -> Fingerprint:
+        if self._file is not None:
+            # Where a video changes its size, so do they.
+            heights, widths, _ = zip(*(small.shape for small in self._small), strict=True)
+            strip = Image.new("RGB", (sum(widths), max(heights)))
+            for index, small in enumerate(self._small):
+                strip.paste(Image.fromarray(small), (sum(widths[:index]), 0))
+            strip.save(self._file, "JPEG", quality=75)
         return Fingerprint(self._hashes, round(self._duration or duration, 3))
 
 

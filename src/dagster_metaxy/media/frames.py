@@ -18,6 +18,7 @@ from dagster_metaxy.media.errors import MediaError
 Format = Literal["jpeg", "png", "webp"]
 
 _ENDINGS = {"jpeg": "jpg", "png": "png", "webp": "webp"}
+_POSTER_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,20 +48,21 @@ def extract(media: Media, directory: Path | str, **options: Any) -> list[Frame]:
     return look(media, partial(FrameTaker, directory, **options))
 
 
-def first(media: Media, *, max_size: int | None = None) -> Pixels:
-    """The first frame of the video `media`, height x width x 3, upright.
+def poster(media: Media, *, max_size: int | None = None) -> Pixels:
+    """The frame at a quarter of the video `media`, but at most 5 s after its start, so that no more of
+    a long one is read; height x width x 3, upright. The first one is often black.
 
     Raises `MediaError` if there is no picture, or it can't be decoded.
     """
-    return look(media, partial(_First, max_size))
+    return look(media, partial(_Poster, max_size))
 
 
-class _First(Viewer[Pixels]):
+class _Poster(Viewer[Pixels]):
     def __init__(self, max_size: int | None) -> None:
         self._max_size = max_size
 
     def wants(self, video: Video) -> Times:
-        return Times([0.0])
+        return Times([min(video.measure() / 4, _POSTER_SECONDS)], past_end=True)
 
     def see(self, picture: Picture, time: float) -> None:
         self._pixels = picture.rgb(self._max_size)

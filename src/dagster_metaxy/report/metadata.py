@@ -15,8 +15,8 @@ from dagster_metaxy.declare.words import counted
 from dagster_metaxy.increment.outcome import Counts, FailedSample, Outcome
 from dagster_metaxy.increment.plan import NEW, Plan
 from dagster_metaxy.increment.store import is_system, opened, scan
-from dagster_metaxy.report.previews import Preview, rounded
-from dagster_metaxy.report.tables import metadata_table
+from dagster_metaxy.report.previews import Preview
+from dagster_metaxy.report.tables import metadata_table, rounded
 
 if TYPE_CHECKING:
     import metaxy as mx
@@ -200,7 +200,7 @@ def rows_metadata(
         count, data_version = _count_and_version(times)
         metadata["dagster/row_count"] = count
         for preview, sample in zip(previews, samples, strict=True):
-            sample = _with_upstream(store, feature, sample, preview.upstream_columns)
+            sample = _with_upstream(store, feature, sample, preview)
             metadata.update(_shown(preview, sample, feature.id_columns))
         metadata["preview"] = _table(last, feature)
     return metadata, data_version
@@ -253,7 +253,7 @@ def partitions_metadata(
                 continue
             seen = list(dict.fromkeys([*columns, *_seen(preview, feature)]))
             sample = rows.select(seen).collect().to_polars()
-            sample = _with_upstream(store, feature, sample, preview.upstream_columns)
+            sample = _with_upstream(store, feature, sample, preview)
             found = [key_of(row) for row in sample.select(columns).iter_rows(named=True)]
             for key in few:
                 own = sample.filter([k == key for k in found])
@@ -370,18 +370,22 @@ def _first_values(values: Sequence[Any] | None) -> str | None:
 
 
 def _with_upstream(
-    store: mx.MetadataStore, feature: Feature, rows: pl.DataFrame, columns: Sequence[str]
+    store: mx.MetadataStore, feature: Feature, rows: pl.DataFrame, preview: Preview
 ) -> pl.DataFrame:
     """Rows with columns of the feature that they were computed from; none of those without."""
     import narwhals as nw
 
-    if not columns:
+    if not preview.upstream_columns:
         return rows
     (upstream, *_) = feature.upstream
     if (found := scan(store, upstream)) is None or rows.is_empty():
         return rows.head(0)
-    on = [c for c in feature.id_columns if c in found.collect_schema().names()]
-    wanted = found.select(*on, *columns)
+    there = found.collect_schema().names()
+    if not {*preview.upstream_columns, *preview.upstream_ids} <= set(there):  # declared since
+        return rows.head(0)
+    rows = preview.of_upstream(rows)
+    on = [c for c in preview.upstream_ids or feature.id_columns if c in there]
+    wanted = found.select(*on, *preview.upstream_columns)
     # The few that are needed, not the whole feature.
     wanted = wanted.filter(nw.col(on[0]).is_in(rows[on[0]].unique().to_list()))
     return rows.join(wanted.collect().to_polars(), on=on, how="inner")

@@ -1,4 +1,4 @@
-"""What a person wants to see of a feature: pictures, curves, and how values are spread.
+"""What a person wants to see of the rows of a feature: pictures, curves, and how values are spread.
 
 Each is a small image inside Markdown, so that Dagster's UI shows it without any server of ours: at once
 where the Markdown has less than 1,000 characters, as that of a histogram, else at a click.
@@ -6,21 +6,18 @@ where the Markdown has less than 1,000 characters, as that of a histogram, else 
 
 from __future__ import annotations
 
-import base64
-import io
 import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from html import escape
 from typing import TYPE_CHECKING, Any, ClassVar
-from urllib.parse import quote
 
 from typing_extensions import Self
 
 from dagster_metaxy import locations
+from dagster_metaxy.report import drawings
 
 if TYPE_CHECKING:
     import dagster as dg
@@ -29,23 +26,16 @@ if TYPE_CHECKING:
 
 _LARGEST = 60_000
 """Bytes of a picture in the metadata; Dagster keeps it with every materialization."""
-_SHEET_WIDTH, _LABEL, _GAP = 960, 14, 6
 _BRIEF_IMAGES, _BRIEF_LARGEST = 6, 15_000
 """Images, and bytes of the picture, of one partition: a run may tell of many."""
 _ITEMS, _BEST, _KINDS, _LINES = 100, 30, 20, 8
 _VIDEOS_READ, _CHARACTERS_READ = 5, 4_000
-_EXPANDED = 1_000
-"""Characters of Markdown that Dagster's UI shows without a click."""
 _EVERY = 1_000_000
 """Rows that are enough for all of any collection of videos."""
-_COLORS = ("royalblue", "orange", "tomato", "teal", "orchid", "sienna")
-_WIDTH, _HEIGHT, _MARGIN, _NAMES = 360, 150, 48, 100
-"""Pixels of a drawing, which the UI cuts where it is wider than its column."""
-_BARS = 24
+_APART = 10.0
+"""Seconds between frames of a video that may show something else."""
 _NAMED_BARS = 12
 """So many values at most are shown one by one, with the names of their samples."""
-_PLAIN = " ='/:,.-()"
-"""What needs no escape in the URL of a drawing."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +68,15 @@ class Preview(ABC):
     def upstream_columns(self) -> Sequence[str]:
         """Columns of the feature that this one is computed from, which it is made from, too."""
         return ()
+
+    @property
+    def upstream_ids(self) -> Sequence[str]:
+        """What names a row of that feature; if empty, the columns that name a row of this one."""
+        return ()
+
+    def of_upstream(self, rows: pl.DataFrame) -> pl.DataFrame:
+        """Rows, each of one of that feature, to which its columns are then added."""
+        return rows
 
     def brief(self) -> Self:
         """The same with less of it, as for one partition of many."""
@@ -147,6 +146,32 @@ class Images(Preview):
         """
         if rows.is_empty():
             return None
+        chosen = _spread(rows, ids[0], self.most).to_dicts()
+        shown = [
+            (image, self.name(row, ids))
+            for row, image in zip(chosen, self.images(chosen), strict=True)
+            if image is not None
+        ]
+        if not shown:
+            return None
+        left_out = ""
+        if is_cut or len(shown) < rows.height:
+            of = f"the newest {rows.height}" if is_cut else rows.height
+            left_out = f"\n\n{len(shown)} of {of} pictures"
+        return self.lines(drawings.in_lines(shown, self.size), left_out)
+
+    def lines(self, lines: Sequence[Sequence[drawings.Named]], below: str) -> dg.MetadataValue:
+        """A sheet of lines of images, and Markdown below it."""
+        return _markdown(drawings.of_jpeg(drawings.sheet(lines, self.size, self.largest)) + below)
+
+    def name(self, row: Mapping[str, Any], ids: Sequence[str]) -> str:
+        """What the image of a row is called."""
+        if not self.time:
+            return _named(row, ids)
+        return f"{_named(row, ids[:-1] or ids)} {_clock(row[self.time])}"
+
+    def images(self, rows: Sequence[Mapping[str, Any]]) -> list[Image | None]:
+        """The small images of rows; None for each that cannot be read."""
 
         def image_of(row: Mapping[str, Any]) -> Image | None:
             try:
@@ -154,22 +179,8 @@ class Images(Preview):
             except Exception:  # whatever it is, it is no reason to fail
                 return None
 
-        named = ids[:-1] if self.time and len(ids) > 1 else ids
-        chosen = _spread(rows, ids[0], self.most).to_dicts()
         with ThreadPoolExecutor(8) as pool:  # files may be remote
-            images = [*pool.map(image_of, chosen)]
-        shown = []
-        for row, image in zip(chosen, images, strict=True):
-            if image is not None:
-                at = f" {_clock(row[self.time])}" if self.time else ""
-                shown.append((image, f"{_named(row, named)}{at}"))
-        if not shown:
-            return None
-        left_out = ""
-        if is_cut or len(shown) < rows.height:
-            of = f"the newest {rows.height}" if is_cut else rows.height
-            left_out = f"\n\n{len(shown)} of {of} pictures"
-        return _picture(_sheet(shown, self.size, self.largest), left_out)
+            return [*pool.map(image_of, rows)]
 
     def small(self, file: Any, row: Mapping[str, Any]) -> Image:
         """A file as a small image.
@@ -188,16 +199,16 @@ class Images(Preview):
             return image.convert("RGB")
 
 
-class FirstFrames(Images):
-    """The first frames of the video files that a column names, as `Images` are shown."""
+class Posters(Images):
+    """A frame of each of the video files that a column names, as `Images` are shown."""
 
     def small(self, file: Any, row: Mapping[str, Any]) -> Image:
-        """The first frame of a file."""
+        """A frame from near the start of a file."""
         from PIL import Image
 
-        from dagster_metaxy.media.frames import first
+        from dagster_metaxy.media.frames import poster
 
-        return Image.fromarray(first(file, max_size=self.size))
+        return Image.fromarray(poster(file, max_size=self.size))
 
 
 @dataclass(frozen=True)
@@ -248,8 +259,155 @@ class Boxes(Images):
             left, top, right, bottom = (value * scale for value in corners)
             draw.rectangle((left, top, max(left, right), max(top, bottom)), outline="red", width=2)
             if self.text:
-                draw.text((left, max(0.0, top - _LABEL)), row[self.text][index], "red")
+                draw.text((left, max(0.0, top - drawings.LABEL)), row[self.text][index], "red")
         return image
+
+
+@dataclass(frozen=True)
+class Pairs(Images):
+    """Pictures of both videos of some pairs side by side: of nearer pairs, and of less near ones.
+
+    Lists in one row say which pairs there are; the image files are those of the upstream feature.
+
+    Attributes:
+        first: The column of the one video of each pair.
+        second: The column of the other one.
+        distance: The column of how far they are from each other.
+    """
+
+    column: str = "path"
+    size: int = 480
+    most: int = 6
+    first: str = "video_ids"
+    second: str = "other_ids"
+    distance: str = "distances"
+
+    @property
+    def columns(self) -> Sequence[str]:
+        """The pairs."""
+        return (self.first, self.second, self.distance)
+
+    @property
+    def upstream_columns(self) -> Sequence[str]:
+        """The image file."""
+        return (self.column,)
+
+    @property
+    def upstream_ids(self) -> Sequence[str]:
+        """The video."""
+        return ("video_id",)
+
+    def of_upstream(self, rows: pl.DataFrame) -> pl.DataFrame:
+        """Two rows for each of the pairs that are shown."""
+        import polars as pl
+
+        pairs = rows.explode(self.columns).drop_nulls(self.columns)
+        pairs = pairs.sort(self.distance, maintain_order=True)
+        pairs = pairs[_evenly(pairs.height, self.most)].with_row_index("pair")
+        return pl.concat(pairs.with_columns(video_id=c) for c in (self.first, self.second))
+
+    def show(self, rows: pl.DataFrame, ids: Sequence[str]) -> dg.MetadataValue | None:
+        """A sheet, with a line for each pair."""
+        if rows.is_empty():
+            return None
+        videos = rows.unique("video_id").to_dicts()
+        images = dict(zip((v["video_id"] for v in videos), self.images(videos), strict=True))
+        lines = []
+        for row in rows.unique("pair").sort("pair").iter_rows(named=True):
+            one, other = images.get(row[self.first]), images.get(row[self.second])
+            if one is not None and other is not None:
+                distance = f"{row[self.distance]:.3g} {self.unit}".strip()
+                lines.append([(one, row[self.first]), (other, f"{row[self.second]}   {distance}")])
+        return self.lines(lines, "") if lines else None
+
+
+@dataclass(frozen=True)
+class Neighbours(Images):
+    """Some frames, each in a line with those whose vectors are nearest to its own.
+
+    The image files are those of the upstream feature. What is within 10 s of a frame of the line, in
+    the same video, is left out, since it shows the same.
+
+    Attributes:
+        vector: The column of vectors.
+        nearest: How many are shown beside each frame.
+    """
+
+    column: str = "path"
+    size: int = 200
+    most: int = 4
+    time: str = "time"
+    vector: str = "embedding"
+    nearest: int = 3
+
+    most_rows: ClassVar[int] = 1_000
+
+    @property
+    def title(self) -> str:
+        """What Dagster shows it by."""
+        return "nearest neighbours"
+
+    @property
+    def columns(self) -> Sequence[str]:
+        """The vectors."""
+        return (self.vector,)
+
+    @property
+    def upstream_columns(self) -> Sequence[str]:
+        """The image file, and its time."""
+        return (self.column, self.time)
+
+    def brief(self) -> Self:
+        """A smaller sheet of fewer."""
+        return replace(super().brief(), most=2)
+
+    def show(self, rows: pl.DataFrame, ids: Sequence[str]) -> dg.MetadataValue | None:
+        """A sheet, with a line for each frame."""
+        import numpy as np
+        import polars as pl
+
+        if not (count := rows.height):
+            return None
+        lengths = pl.Series([len(vector or ()) for vector in rows[self.vector].to_list()])
+        rows = rows.filter(lengths == lengths.mode().max())  # others are of a former model
+        vectors = np.array(rows[self.vector].to_list(), np.float64)
+        norms = np.linalg.norm(vectors, axis=1)
+        has_direction = np.isfinite(norms) & (norms > 0)
+        rows = rows.drop(self.vector).filter(pl.Series(has_direction)).with_row_index("at")
+        if rows.is_empty():
+            return None
+        vectors = vectors[has_direction] / norms[has_direction, None]
+        frames = rows.to_dicts()
+        found: list[list[tuple[int, str]]] = []
+        for at in _spread(rows, ids[0], self.most)["at"]:
+            line = [(at, self.name(frames[at], ids))]
+            likeness = vectors @ vectors[at]
+            for other in np.argsort(-likeness, kind="stable").tolist():
+                if len(line) > self.nearest:
+                    break
+                if all(self._is_elsewhere(frames[other], frames[seen], ids) for seen, _ in line):
+                    name = f"{likeness[other]:.2f}  {self.name(frames[other], ids)}"
+                    line.append((other, name))
+            found.append(line)
+        wanted = sorted({at for line in found for at, _ in line})
+        images = dict(zip(wanted, self.images([frames[at] for at in wanted]), strict=True))
+        lines = []
+        for (query, name), *others in found:
+            near = [(image, text) for at, text in others if (image := images[at]) is not None]
+            if (image := images[query]) is not None and near:
+                lines.append([(image, name), *near])
+        if not lines:
+            return None
+        of = f"the newest {count}" if count >= self.most_rows else count
+        return self.lines(
+            lines, f"\n\nA frame, and the nearest of {of} by cosine similarity, in each line"
+        )
+
+    def _is_elsewhere(
+        self, one: Mapping[str, Any], other: Mapping[str, Any], ids: Sequence[str]
+    ) -> bool:
+        """Whether a frame is of another video than another one, or of another part of it."""
+        return one[ids[0]] != other[ids[0]] or abs(one[self.time] - other[self.time]) >= _APART
 
 
 @dataclass(frozen=True)
@@ -264,7 +422,7 @@ class Curves(Preview):
     low: float | None = None
     high: float | None = None
 
-    most_rows: ClassVar[int] = len(_COLORS)
+    most_rows: ClassVar[int] = len(drawings.COLORS)
 
     def show(self, rows: pl.DataFrame, ids: Sequence[str]) -> dg.MetadataValue | None:
         """A plot."""
@@ -280,7 +438,7 @@ class Curves(Preview):
         if not lines:
             return _markdown(_escaped(short)) if short else None
         label = self.unit or self.column.removesuffix("_curve").replace("_", " ")
-        return _drawing(_plot(lines, label, self.low, self.high, short))
+        return _markdown(drawings.of_svg(drawings.plot(lines, label, self.low, self.high, short)))
 
 
 class Histogram(Preview):
@@ -301,10 +459,11 @@ class Histogram(Preview):
         if len(named) < 2:
             return None
         if len(named) <= _NAMED_BARS:
-            return _drawing(_named_bars(named, self.unit))
+            return _markdown(drawings.of_svg(drawings.named_bars(named, self.unit)))
         # Ids are called after what they count: `video_id`, `face_index`.
         what = re.sub("_(id|index)$", "", ids[-1]) if ids else "sample"
-        return _drawing(_bars([value for _, value in named], self.unit, f"{what}s"))
+        values = [value for _, value in named]
+        return _markdown(drawings.of_svg(drawings.bars(values, self.unit, f"{what}s")))
 
 
 @dataclass(frozen=True)
@@ -364,7 +523,7 @@ class Timeline(Preview):
             name = str(row[ids[0]])
             if name in lines or len(lines) < _LINES:
                 lines.setdefault(name, []).append((row[self.column], row[self.end]))
-        return _drawing(_stretches(lines)) if lines else None
+        return _markdown(drawings.of_svg(drawings.stretches(lines))) if lines else None
 
 
 @dataclass(frozen=True)
@@ -384,7 +543,7 @@ class Best(Preview):
 
     def show(self, rows: pl.DataFrame, ids: Sequence[str]) -> dg.MetadataValue | None:
         """A table."""
-        from dagster_metaxy.report.tables import metadata_table
+        from dagster_metaxy.report.tables import metadata_table, rounded
 
         shown = [*ids[:-1], *self.columns]
         best = rows.sort(self.score, descending=True, nulls_last=True, maintain_order=True)
@@ -496,20 +655,6 @@ def _named(row: Mapping[str, Any], ids: Sequence[str]) -> str:
     return " ".join(str(row[c]) for c in ids)
 
 
-def rounded(rows: pl.DataFrame) -> pl.DataFrame:
-    """Rows whose floats have four digits that count, or those before the point."""
-    import polars as pl
-    import polars.selectors as cs
-
-    def short(value: pl.Expr) -> pl.Expr:
-        return pl.when(value.abs() < 1_000).then(value.round_sig_figs(4)).otherwise(value.round(0))
-
-    lists = [n for n, t in rows.schema.items() if t in (pl.List(pl.Float64), pl.List(pl.Float32))]
-    return rows.with_columns(
-        short(cs.float()), *(pl.col(name).list.eval(short(pl.element())) for name in lists)
-    )
-
-
 def _evenly(count: int, most: int) -> list[int]:
     """At most so many of the numbers below `count`, evenly spaced."""
     return (
@@ -541,232 +686,8 @@ def _escaped(text: str) -> str:
     return re.sub(r"([\\`*_\[\]<>#|~&$!])", r"\\\1", text)
 
 
-def _picture(jpeg: bytes, below: str = "") -> dg.MetadataValue:
-    return _markdown(f"![](data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}){below}")
-
-
-def _drawing(svg: str) -> dg.MetadataValue:
-    return _markdown(_embedded(svg))
-
-
-def _embedded(svg: str) -> str:
-    # Shorter than in base 64.
-    return f"![](<data:image/svg+xml,{quote(svg, safe=_PLAIN)}>)"
-
-
 def _markdown(text: str) -> dg.MetadataValue:
     # Not at the top: a worker process that computes a step has no use for Dagster.
     import dagster as dg
 
     return dg.MetadataValue.md(text)
-
-
-def _sheet(shown: Sequence[tuple[Image, str]], size: int, largest: int) -> bytes:
-    """Images in rows, with a name below each, as a JPEG of at most so many bytes."""
-    from PIL import Image, ImageDraw
-
-    columns = max(1, min(_SHEET_WIDTH // size, len(shown)))
-    lines = [shown[begin : begin + columns] for begin in range(0, len(shown), columns)]
-    heights = [max(image.height for image, _ in line) + _LABEL for line in lines]
-    sheet = Image.new(
-        "RGB",
-        (columns * (size + _GAP) - _GAP, sum(heights) + (len(lines) - 1) * _GAP),
-        "white",
-    )
-    draw = ImageDraw.Draw(sheet)
-    fits = size // 6 - 1
-    top = 0
-    for line, height in zip(lines, heights, strict=True):
-        for index, (image, name) in enumerate(line):
-            left = index * (size + _GAP) + (size - image.width) // 2
-            sheet.paste(image, (left, top))
-            text = name if len(name) <= fits else f"...{name[3 - fits :]}"
-            wide = draw.textlength(text)
-            # Below its picture, and as far to the left as it must be to end within the column.
-            left = min(left, (index + 1) * (size + _GAP) - _GAP - int(wide))
-            draw.text((left, top + image.height + 1), text, "black")
-        top += height + _GAP
-    data = b""
-    for quality, reduced in ((75, 1), (55, 1), (35, 1), (55, 2), (35, 2), (15, 4)):
-        file = io.BytesIO()
-        sheet.reduce(reduced).save(file, "JPEG", quality=quality)
-        data = file.getvalue()
-        if len(data) <= largest:
-            break
-    return data
-
-
-def _number(value: float) -> str:
-    return f"{value:.4g}"
-
-
-def _cut(name: str, longest: int) -> str:
-    return name if len(name) <= longest else f"{name[: longest - 3]}..."
-
-
-def _svg(height: int, fill: str, content: str) -> str:
-    return (
-        f"<svg xmlns='http://www.w3.org/2000/svg' width='{_WIDTH}' height='{height}'"
-        f" font-family='Arial' font-size='11' fill='{fill}'>{content}</svg>"
-    )
-
-
-def _frame(
-    low: float, high: float, left: str, right: str, label: str, content: str, legend: int = 0
-) -> str:
-    """A drawing with axes.
-
-    Args:
-        low: The value at the bottom.
-        high: At the top.
-        left: What the left end of the horizontal axis is.
-        right: What its right end is.
-        label: What the vertical one is.
-        content: Elements between the axes, and those of the legend.
-        legend: How high the legend is.
-    """
-    x, y, below = _MARGIN, _HEIGHT - 20, _HEIGHT - 6
-    return _svg(
-        _HEIGHT + legend,
-        "gray",
-        f"<path d='M{x} 8V{y}H{_WIDTH}' fill='none' stroke='gray'/>"
-        f"<text x='{x}' y='{below}'>{escape(left)}</text>"
-        f"<text transform='rotate(-90)' x='-{y // 2}' y='11' text-anchor='middle'>{escape(label)}</text>"
-        f"<g text-anchor='end'><text x='{x - 4}' y='16'>{_number(high)}</text>"
-        f"<text x='{x - 4}' y='{y}'>{_number(low)}</text>"
-        f"<text x='{_WIDTH}' y='{below}'>{escape(right)}</text></g>{content}",
-    )
-
-
-def _plot(
-    lines: Sequence[tuple[str, Sequence[float]]],
-    label: str,
-    low: float | None,
-    high: float | None,
-    below: str,
-) -> str:
-    """Lines over seconds.
-
-    Args:
-        lines: Names and values.
-        label: What the values are.
-        low: The value at the bottom; the least if None.
-        high: The value at the top; the greatest if None.
-        below: What is said below the legend.
-    """
-    low = min(min(values) for _, values in lines) if low is None else low
-    high = max(max(values) for _, values in lines) if high is None else high
-    longest = max(len(values) for _, values in lines)
-    span, bottom, wide = (high - low) or 1.0, _HEIGHT - 20, _WIDTH - _MARGIN
-    content = []
-    for index, (name, values) in enumerate(lines):
-        color = _COLORS[index % len(_COLORS)]
-        step = -(-len(values) // wide)  # no more points than there are pixels
-        points = [
-            (
-                round(_MARGIN + wide * at / max(1, longest - 1)),
-                round(bottom - (bottom - 10) * (value - low) / span),
-            )
-            for at, value in list(enumerate(values))[::step]
-        ]
-        if len(points) == 1:
-            # Where a line would begin, but clear of the axis.
-            ((_, height),) = points
-            content.append(f"<circle cx='{_MARGIN + 4}' cy='{height}' r='4' fill='{color}'/>")
-        else:
-            along = " ".join(f"{x},{y}" for x, y in points)
-            content.append(
-                f"<polyline points='{along}' fill='none' stroke='{color}' stroke-width='2'/>"
-            )
-        content.append(
-            f"<text x='{_MARGIN + index % 3 * wide // 3}' y='{_HEIGHT + 10 + index // 3 * 14}'"
-            f" fill='{color}'>{escape(_cut(name, 20))}</text>"
-        )
-    legend = -(-len(lines) // 3) * 14
-    if below:
-        legend += 14
-        content.append(
-            f"<text x='{_MARGIN}' y='{_HEIGHT + legend - 4}'>{escape(_cut(below, 64))}</text>"
-        )
-    return _frame(low, high, "0 s", f"{longest} s", label, "".join(content), legend)
-
-
-def _stretches(lines: Mapping[str, Sequence[tuple[float, float]]]) -> str:
-    """Bars over seconds, a line of them for each name."""
-    last = max(end for stretches in lines.values() for _, end in stretches) or 1.0
-    left, high, wide = _NAMES, 16, _WIDTH - _NAMES
-    drawn = []
-    for line, (name, stretches) in enumerate(lines.items()):
-        top = line * (high + 6) + 4
-        # Neighbours in other shades, to be told apart; those of one pixel, once.
-        bars: tuple[dict[str, None], dict[str, None]] = ({}, {})
-        for index, (start, end) in enumerate(stretches):
-            begin, length = wide * start / last, wide * (end - start) / last
-            bars[index % 2][
-                f"M{left + begin:.0f} {top}h{max(1, length):.0f}v{high}h-{max(1, length):.0f}z"
-            ] = None
-        drawn += [
-            f"<path d='{''.join(path)}' opacity='{1 - 0.4 * shade}'/>"
-            for shade, path in enumerate(bars)
-            if path
-        ]
-        drawn.append(f"<text x='0' y='{top + 12}' fill='gray'>{escape(_cut(name, 16))}</text>")
-    below = len(lines) * (high + 6) + 16
-    return _svg(
-        below + 4,
-        _COLORS[0],
-        f"{''.join(drawn)}<g fill='gray'><text x='{left}' y='{below}'>0 s</text>"
-        f"<text x='{_WIDTH}' y='{below}' text-anchor='end'>{_number(last)} s</text></g>",
-    )
-
-
-def _named_bars(values: Sequence[tuple[str, float]], unit: str) -> str:
-    """A bar from 0 for each value, with its name; names are as long as the UI shows at once.
-
-    Where all are less than 0, as decibels, bars begin somewhat below the least: the more, the longer.
-    """
-    low, high = min(v for _, v in values), max(v for _, v in values)
-    start = low - (0.1 * (high - low) or 1) if high < 0 else 0.0
-    low, high = min(low, start), max(high, start)
-    left, wide = 170, _WIDTH - 180
-    zero, *ends = (
-        round(left + wide * (value - low) / ((high - low) or 1))
-        for value in (start, *(v for _, v in values))
-    )
-    path = "".join(f"M{zero} {10 + i * 14}H{end}" for i, end in enumerate(ends))
-    svg = ""
-    for longest in (20, 14, 10, 6):
-        texts = "".join(
-            f"<text y='{14 + i * 14}'>"
-            # The unit once, to be short.
-            + escape(f"{_cut(name, longest)} {_number(value)} {'' if i else unit}".strip())
-            + "</text>"
-            for i, (name, value) in enumerate(values)
-        )
-        svg = _svg(
-            len(values) * 14 + 6,
-            "gray",
-            f"<path d='{path}' stroke='{_COLORS[0]}' stroke-width='10'/>{texts}",
-        )
-        if len(_embedded(svg)) < _EXPANDED:
-            break
-    return svg
-
-
-def _bars(values: Sequence[float], unit: str, counted: str) -> str:
-    """How many values are in each of equal parts of their range."""
-    low, high = min(values), max(values)
-    count = min(_BARS, math.ceil(math.sqrt(len(values)))) if high > low else 1
-    parts = [0] * count
-    for value in values:
-        parts[min(count - 1, int((value - low) / ((high - low) or 1) * count))] += 1
-    most, bottom = max(parts), _HEIGHT - 20
-    wide = (_WIDTH - _MARGIN) // count
-    bars = "".join(
-        f"M{_MARGIN + index * wide + 1} {bottom}v-{round((bottom - 10) * part / most)}h{wide - 2}V{bottom}"
-        for index, part in enumerate(parts)
-        if part
-    )
-    content = f"<path d='{bars}' fill='{_COLORS[0]}'/>"
-    left, right = (f"{_number(value)} {unit}".strip() for value in (low, high))
-    return _frame(0, most, left, right, counted, content)

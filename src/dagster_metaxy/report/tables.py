@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
+
+if TYPE_CHECKING:
+    import polars as pl
 
 _TYPES = {int: "int", float: "float"}
 
@@ -22,6 +25,20 @@ def metadata_table(rows: Sequence[Sequence[Any]], columns: Sequence[str]) -> dg.
                 for column, kind in zip(columns, kinds, strict=True)
             ]
         ),
+    )
+
+
+def rounded(rows: pl.DataFrame) -> pl.DataFrame:
+    """Rows whose floats have four digits that count, or those before the point."""
+    import polars as pl
+    import polars.selectors as cs
+
+    def short(value: pl.Expr) -> pl.Expr:
+        return pl.when(value.abs() < 1_000).then(value.round_sig_figs(4)).otherwise(value.round(0))
+
+    lists = [n for n, t in rows.schema.items() if t in (pl.List(pl.Float64), pl.List(pl.Float32))]
+    return rows.with_columns(
+        short(cs.float()), *(pl.col(name).list.eval(short(pl.element())) for name in lists)
     )
 
 

@@ -14,14 +14,14 @@ from dagster_metaxy.declare.columns import Column
 from dagster_metaxy.declare.feature import Feature, aggregation, expansion
 from dagster_metaxy.increment.compute import ComputeContext
 from dagster_metaxy.increment.selection import Sample
-from dagster_metaxy.report.previews import FirstFrames
+from dagster_metaxy.report.previews import Posters
 from dagster_metaxy.steps._step import Step, of_videos, versioned
 
 
 class ClipsStep(Step):
     """Pieces of the video as MP4 files, by length or by scenes; one sample per clip."""
 
-    previews = (FirstFrames("path", time="start"),)
+    previews = (Posters("path", time="start"),)
 
     inputs: ClassVar[Mapping[str, str]] = {"scenes": "scenes"}
 

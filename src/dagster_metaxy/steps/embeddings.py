@@ -8,6 +8,7 @@ from pydantic import Field
 
 from dagster_metaxy.declare.columns import Column
 from dagster_metaxy.declare.feature import Feature
+from dagster_metaxy.report.previews import Neighbours
 from dagster_metaxy.steps._frame import (
     FRAME,
     FrameStep,
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 class EmbeddingsStep(FrameStep):
     """A vector of each frame of a step `frames`, by a model of your own."""
+
+    previews = (Neighbours(),)
 
     extra: ClassVar[str] = "embeddings"
     modules: ClassVar[tuple[str, ...]] = ("onnxruntime",)

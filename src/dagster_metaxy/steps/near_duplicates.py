@@ -11,7 +11,7 @@ from dagster_metaxy.declare.columns import Column
 from dagster_metaxy.declare.feature import Feature, aggregation
 from dagster_metaxy.increment.compute import ComputeContext
 from dagster_metaxy.increment.selection import Sample
-from dagster_metaxy.report.previews import Lists
+from dagster_metaxy.report.previews import Lists, Pairs
 from dagster_metaxy.steps._step import Step
 
 
@@ -25,6 +25,7 @@ class NearDuplicatesStep(Step):
             ("video_ids", "other_ids"),
             nothing="No two videos are near duplicates of each other.",
         ),
+        Pairs(unit="bits"),
     )
 
     of_all_videos: ClassVar[bool] = True
