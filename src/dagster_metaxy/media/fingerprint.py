@@ -97,7 +97,7 @@ class Fingerprinter(Viewer[Fingerprint]):
 
     def see(self, picture: Picture, time: float) -> None:
         self._hashes.append(f"{perceptual_hash(picture.gray(_SIDE, _SIDE)):016x}")
-        if self._file is not None and not len(self._hashes) % 2:
+        if self._file is not None and len(self._hashes) % 2:
             self._small.append(picture.rgb(_SMALL))
 
     def result(self, duration: float) -> Fingerprint:
