@@ -141,11 +141,14 @@ def test_posters_are_from_near_the_start_of_videos(tmp_path: Path) -> None:
         return random.integers(0, 8 * (index // 2) + 2, (height, width, 3)).astype(np.uint8)
 
     def video(seconds: int, width: int, height: int) -> Path:
-        path = tmp_path / f"{seconds}.mp4"
-        options = {"g": "2", "preset": "ultrafast"}
-        size = {"width": width, "height": height}
         return media_tools.clip(
-            path, rate=2, frames=seconds * 2, draw=draw, options=options, **size
+            tmp_path / f"{seconds}.mp4",
+            rate=2,
+            frames=seconds * 2,
+            width=width,
+            height=height,
+            draw=draw,
+            options={"g": "2", "preset": "ultrafast"},
         )
 
     short, long = video(8, 160, 96), video(30, 640, 384)
@@ -244,9 +247,9 @@ def test_the_nearest_frames_are_beside_each(tmp_path: Path) -> None:
 
     shown = Told(most=3, nearest=2).show(rows, IDS)
     assert named == [
-        ["a 0:09", "0.95  a 0:30", "0.78  b 0:00"],
-        ["b 0:01", "0.93  a 0:30", "0.77  a 0:09"],
-        ["c 0:00", "-0.75  b 0:01", "-0.94  a 0:30"],
+        ["a  0:09", "0.95   a  0:30", "0.78   b  0:00"],
+        ["b  0:01", "0.93   a  0:30", "0.77   a  0:09"],
+        ["c  0:00", "-0.75   b  0:01", "-0.94   a  0:30"],
     ]
     assert colors_of(jpeg(shown), 200, 28) == [
         ["red", "green", "blue"],

@@ -168,7 +168,8 @@ class Images(Preview):
         """What the image of a row is called."""
         if not self.time:
             return _named(row, ids)
-        return f"{_named(row, ids[:-1] or ids)} {_clock(row[self.time])}"
+        # A space of the sheet's font is narrow.
+        return f"{_named(row, ids[:-1] or ids)}  {_clock(row[self.time])}"
 
     def images(self, rows: Sequence[Mapping[str, Any]]) -> list[Image | None]:
         """The small images of rows; None for each that cannot be read."""
@@ -386,7 +387,7 @@ class Neighbours(Images):
                 if len(line) > self.nearest:
                     break
                 if all(self._is_elsewhere(frames[other], frames[seen], ids) for seen, _ in line):
-                    name = f"{likeness[other]:.2f}  {self.name(frames[other], ids)}"
+                    name = f"{likeness[other]:.2f}   {self.name(frames[other], ids)}"
                     line.append((other, name))
             found.append(line)
         wanted = sorted({at for line in found for at, _ in line})
@@ -400,7 +401,7 @@ class Neighbours(Images):
             return None
         of = f"the newest {count}" if count >= self.most_rows else count
         return self.lines(
-            lines, f"\n\nA frame, and the nearest of {of} by cosine similarity, in each line"
+            lines, f"\n\nIn each line, a frame and the nearest of {of} by cosine similarity"
         )
 
     def _is_elsewhere(
