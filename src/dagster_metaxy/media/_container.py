@@ -36,33 +36,34 @@ def open_media(media: Media, *, parse: bool = True) -> InputContainer:
     """Open `media` for demuxing.
 
     Without `parse`, packets of an MP4 file are not looked into, which is up to a third faster: whole
-    packets with times are in the file. Of other formats, packets are what FFmpeg's parsers make.
+    packets with times are in the file. Of other formats, packets are what FFmpeg's parsers make; and
+    of open files, which may be remote, where one more look at the start would cost more.
     """
+    if not isinstance(media, Path | str):
+        return av.open(media, buffer_size=_READ, **_TAGS)
     options = None if parse or not _is_mp4(media) else {"fflags": "noparse"}
-    if isinstance(media, Path | str):
-        return av.open(os.fspath(media), options=options, **_TAGS)
-    return av.open(media, options=options, buffer_size=_READ, **_TAGS)
+    return av.open(os.fspath(media), options=options, **_TAGS)
 
 
-def _is_mp4(media: Media) -> bool:
+def _is_mp4(path: Path | str) -> bool:
     """Whether it begins as MP4 and MOV files do, but for those from before there were brands."""
-    if isinstance(media, Path | str):
-        with Path(media).open("rb") as file:
-            return _is_mp4(file)
-    start = media.read(8)
-    media.seek(0)
-    return start[4:] == b"ftyp"
+    with Path(path).open("rb") as file:
+        return file.read(8)[4:] == b"ftyp"
 
 
 def demux(container: InputContainer, *streams: Stream) -> Iterator[Packet]:
-    """The packets of some streams, or of all, in the order of the file, of `known_streams`."""
+    """The packets of some streams, or of all, in the order of the file.
+
+    Raises:
+        MediaError: Another stream begins in the middle of the file, as in some broadcasts.
+    """
     with known_streams():
         yield from container.demux(*streams)
 
 
 @contextmanager
 def known_streams() -> Iterator[None]:
-    """For demuxing.
+    """What `demux` raises, without a call for each packet.
 
     Raises:
         MediaError: Another stream begins in the middle of the file, as in some broadcasts.

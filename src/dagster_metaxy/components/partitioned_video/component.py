@@ -277,7 +277,7 @@ class PartitionedVideoComponent(FeatureComponent):
     def _ready_steps(self, project_root: Path) -> Sequence[Step]:
         """The steps, whose packages and models are there, each after those that it is made from."""
         named: dict[str, Step] = {}
-        inputs: dict[str, list[str]] = {}
+        order: TopologicalSorter[str] = TopologicalSorter()
         wrong: list[LocatedError] = []
         missing: dict[int, MissingExtra] = {}
         for index, declared in enumerate(self.steps):
@@ -293,12 +293,12 @@ class PartitionedVideoComponent(FeatureComponent):
             except ModelError as error:
                 wrong.append(self.error(f"the step {name!r}: {error}", "steps", index))
         for index, step in enumerate(self.steps):
-            given = {key: getattr(step, key) for key in step.inputs}
-            # Some it can do without.
-            inputs[step.feature_name] = [name for name in given.values() if name is not None]
-            for key, name in given.items():
-                wanted = step.inputs[key]
-                if name is not None and (name not in named or named[name].type != wanted):
+            order.add(step.feature_name)
+            for key, wanted in step.inputs.items():
+                if (name := getattr(step, key)) is None:  # one that it can do without
+                    continue
+                order.add(step.feature_name, name)
+                if name not in named or named[name].type != wanted:
                     what = (
                         f"the step {step.feature_name!r} is made from a step of the type {wanted!r}"
                         f" that is called {name!r}, and there is none: add it to steps, or name"
@@ -311,7 +311,7 @@ class PartitionedVideoComponent(FeatureComponent):
             wrong.append(self.error(str(MissingExtra(*needs)), "steps", min(missing)))
         if wrong:
             raise with_others(wrong[0], wrong[1:])
-        return [named[name] for name in TopologicalSorter(inputs).static_order()]
+        return [named[name] for name in order.static_order()]
 
     def _seeing(self, feature: Feature, partitioning: Partitioning) -> Feature:
         """`feature`, whose compute sees the column of the videos that partitions are found by."""
